@@ -1,0 +1,291 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0
+"""Boot a kernel under QEMU, run one script in it, bring back what it wrote.
+
+The kernel's console (ttyS0) goes to OUT/console.log. The script's output
+(ttyS1) is copied to standard output while it runs; when the script ends the
+guest sends its exit status and the content of its /out over the same line,
+behind a marker that holds a random word, and the folder is unpacked into OUT.
+OUT/dmesg.log is always among it.
+
+Exit status: the script's own; 124 if it ran out of time; 125 if the machine
+itself failed (panic, hang, no boot), after the end of the console.
+"""
+
+import argparse
+import os
+import secrets
+import shlex
+import shutil
+import struct
+import subprocess
+import sys
+import tarfile
+import time
+from pathlib import Path
+
+GUEST = Path(__file__).resolve().parent / "guest"
+TIMED_OUT = 124
+MACHINE_FAILED = 125
+# The guest ends an overdue script itself, which still brings back its log;
+# the host ends the machine this much later.
+GRACE_SECONDS = 60
+CONSOLE_TAIL = 30
+BOOT_SECONDS = 120
+
+
+class Archive:
+    """A cpio archive in the "newc" form the kernel unpacks."""
+
+    def __init__(self, stream):
+        self.stream = stream
+        self.inode = 0
+        self.folders = set()
+
+    def entry(self, name, mode, data=b"", device=(0, 0)):
+        self.inode += 1
+        raw = name.encode() + b"\0"
+        fields = (self.inode, mode, 0, 0, 1, 0, len(data), 0, 0, *device, len(raw), 0)
+        header = b"070701" + b"".join(b"%08X" % field for field in fields)
+        for part in (header + raw, data):
+            self.stream.write(part + b"\0" * (-len(part) % 4))
+
+    def folder(self, name):
+        name = name.strip("/")
+        if name and name not in self.folders:
+            self.folder(os.path.dirname(name))
+            self.folders.add(name)
+            self.entry(name, 0o040755)
+
+    def file(self, name, data, mode=0o755):
+        name = name.strip("/")
+        self.folder(os.path.dirname(name))
+        self.entry(name, 0o100000 | mode, data)
+
+    def link(self, name, target):
+        name = name.strip("/")
+        self.folder(os.path.dirname(name))
+        self.entry(name, 0o120777, target.encode())
+
+    def add(self, source, name):
+        """Adds a file, or all files below a folder."""
+        if source.is_dir():
+            self.folder(name)
+            for child in sorted(source.iterdir()):
+                self.add(child, f"{name}/{child.name}")
+        else:
+            mode = 0o755 if os.access(source, os.X_OK) else 0o644
+            self.file(name, source.read_bytes(), mode)
+
+    def close(self):
+        self.entry("TRAILER!!!", 0)
+
+
+def fail(message, advice=""):
+    print(f"error: {message}", file=sys.stderr)
+    if advice:
+        print(f"       {advice}", file=sys.stderr)
+    sys.exit(MACHINE_FAILED)
+
+
+def has_interpreter(elf):
+    """Whether a 64-bit ELF program names a dynamic linker (PT_INTERP)."""
+    table, size, count = (
+        *struct.unpack_from("<Q", elf, 32),
+        *struct.unpack_from("<HH", elf, 54),
+    )
+    kinds = (struct.unpack_from("<I", elf, table + i * size)[0] for i in range(count))
+    return 3 in kinds
+
+
+def static_busybox():
+    path = shutil.which("busybox")
+    if not path:
+        fail("no busybox", "as root: apt-get install busybox-static")
+    if has_interpreter(Path(path).read_bytes()):
+        fail(f"{path} is not static", "as root: apt-get install busybox-static")
+    return Path(path)
+
+
+def pack(target, options, token):
+    with open(target, "wb") as stream:
+        archive = Archive(stream)
+        for name in ("dev", "proc", "sys", "tmp", "out", "root", "etc", "mnt"):
+            archive.folder(name)
+        archive.entry("dev/console", 0o020600, device=(5, 1))
+        archive.add(static_busybox(), "bin/busybox")
+        archive.link("bin/sh", "busybox")
+        archive.file("init", (GUEST / "init").read_bytes())
+        archive.file("lib/guest.sh", (GUEST / "guest.sh").read_bytes(), 0o644)
+        archive.file("job", Path(options.script).read_bytes())
+        settings = {"TOKEN": token, "SECONDS_ALLOWED": options.timeout}
+        lines = [f"{key}={shlex.quote(str(value))}" for key, value in settings.items()]
+        lines.append("set -- " + shlex.join(options.arguments))
+        archive.file("etc/job", "\n".join(lines).encode() + b"\n", 0o644)
+        for pair in options.add:
+            source, _, name = pair.partition(":")
+            if not name:
+                fail(f"--add {pair}: no destination", "write --add SOURCE:DESTINATION")
+            if not os.path.exists(source):
+                fail(f"--add {source}: no such file")
+            if name.endswith("/") and os.path.isfile(source):
+                name += os.path.basename(source)
+            archive.add(Path(source), name)
+        archive.close()
+
+
+def qemu(options, initramfs):
+    image = Path(options.kernel)
+    if image.is_dir():
+        image = image / "arch/x86/boot/bzImage"
+    if not image.exists():
+        fail(f"no kernel image {image}", "give a built kernel tree by --kernel")
+    # A long log must not wrap; a panic ends the machine (-no-reboot).
+    command_line = f"console=ttyS0 panic=-1 quiet printk.time=1 log_buf_len=16M {options.append}"
+    return [
+        "qemu-system-x86_64", "-accel", "tcg,thread=multi", "-cpu", "EPYC,+svm,+npt",
+        "-smp", str(options.cpus), "-m", options.memory,
+        "-nodefaults", "-display", "none", "-no-reboot",
+        "-serial", f"file:{options.out}/console.log",
+        "-serial", f"file:{options.out}/job.raw",
+        "-kernel", str(image), "-initrd", str(initramfs), "-append", command_line,
+    ]  # fmt: skip
+
+
+class Output:
+    """Follows the script's line; tells its text from the files behind the marker."""
+
+    def __init__(self, path, token, sink):
+        self.stream = open(path, "rb")
+        self.marker = b"\n" + token.encode() + b" "
+        self.sink = sink
+        self.held = b""
+        self.marked = False
+        self.line_ended = True
+
+    def poll(self):
+        data = self.held + self.stream.read()
+        if not data or self.marked:
+            self.held = data
+            return
+        at = data.find(self.marker)
+        if at >= 0:
+            self.show(data[:at])
+            self.held = data[at + len(self.marker) :]
+            self.marked = True
+            return
+        # The marker may be half here: hold back from the last newline on.
+        keep = data.rfind(b"\n", max(0, len(data) - len(self.marker)))
+        keep = len(data) if keep < 0 else keep
+        self.show(data[:keep])
+        self.held = data[keep:]
+
+    def show(self, data):
+        if data:
+            self.line_ended = data.endswith(b"\n")
+            self.sink.write(data)
+            self.sink.flush()
+
+    def finish(self):
+        self.poll()
+        if not self.marked:
+            self.show(self.held)
+        elif not self.line_ended:
+            self.sink.write(b"\n")
+            self.sink.flush()
+
+    def status(self):
+        return int(self.held.split(b"\n", 1)[0])
+
+    def files(self):
+        return self.held.split(b"\n", 1)[1]
+
+
+def unpack(data, out):
+    path = out / "files.tar"
+    path.write_bytes(data)
+    try:
+        with tarfile.open(path) as archive:
+            for member in archive:
+                name = os.path.normpath(member.name)
+                if member.isfile() and not name.startswith(("/", "..")):
+                    target = out / name
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    target.write_bytes(archive.extractfile(member).read())
+    except (tarfile.TarError, EOFError) as error:
+        print(f"error: the files of the guest came back damaged: {error}", file=sys.stderr)
+        return False
+    path.unlink()
+    return True
+
+
+def console_tail(out):
+    lines = (out / "console.log").read_text(errors="replace").splitlines()
+    print(f"--- the last {CONSOLE_TAIL} lines of {out}/console.log", file=sys.stderr)
+    print("\n".join(lines[-CONSOLE_TAIL:]), file=sys.stderr)
+    print("---", file=sys.stderr)
+
+
+def parse():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--kernel", required=True, metavar="DIR", help="kernel build tree or image")
+    parser.add_argument("--memory", default="4G")
+    parser.add_argument("--cpus", default=2, type=int)
+    parser.add_argument("--append", default="", help="more of the kernel command line")
+    parser.add_argument("--timeout", default=300, type=int, help="seconds the script may take")
+    parser.add_argument("--out", required=True, type=Path, help="folder for logs and files")
+    parser.add_argument(
+        "--add", action="append", default=[], metavar="SOURCE:DESTINATION", help="file or folder for the guest"
+    )
+    parser.add_argument("script", help="shell script to run as the guest's job")
+    parser.add_argument("arguments", nargs="*")
+    return parser.parse_args()
+
+
+def main():
+    options = parse()
+    shutil.rmtree(options.out, ignore_errors=True)
+    options.out.mkdir(parents=True)
+    token = "vm-" + secrets.token_hex(8)
+    initramfs = options.out / "initramfs.cpio"
+    pack(initramfs, options, token)
+    (options.out / "job.raw").touch()
+
+    deadline = time.monotonic() + options.timeout + GRACE_SECONDS + BOOT_SECONDS
+    output = Output(options.out / "job.raw", token, sys.stdout.buffer)
+    with open(options.out / "qemu.log", "wb") as log:
+        machine = subprocess.Popen(
+            qemu(options, initramfs), stdin=subprocess.DEVNULL, stdout=log, stderr=log
+        )
+        hung = False
+        try:
+            while machine.poll() is None:
+                time.sleep(0.05)
+                output.poll()
+                if time.monotonic() > deadline:
+                    hung = True
+                    machine.kill()
+        finally:
+            machine.kill()
+            machine.wait()
+    output.finish()
+    initramfs.unlink()
+
+    if not output.marked:
+        what = "hangs" if hung else "ended before the script did (a panic?)"
+        print(f"error: the machine {what}", file=sys.stderr)
+        print((options.out / "qemu.log").read_text(errors="replace"), end="", file=sys.stderr)
+        console_tail(options.out)
+        return MACHINE_FAILED
+    if not unpack(output.files(), options.out):
+        console_tail(options.out)
+        return MACHINE_FAILED
+    (options.out / "job.raw").unlink()
+    if output.status() == TIMED_OUT:
+        print(f"error: the script took more than {options.timeout} s", file=sys.stderr)
+        console_tail(options.out)
+    return output.status()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
