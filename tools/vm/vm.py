@@ -3,7 +3,7 @@
 """Boot a kernel under QEMU, run one script in it, bring back what it wrote.
 
 The kernel's console (ttyS0) goes to OUT/console.log. The script's output
-(ttyS1) is copied to standard output while it runs; when the script ends the
+(ttyS1) is copied to standard output and OUT/job.log while it runs; when the script ends the
 guest sends its exit status and the content of its /out over the same line,
 behind a marker that holds a random word, and the folder is unpacked into OUT.
 OUT/dmesg.log is always among it.
@@ -157,6 +157,7 @@ class Output:
 
     def __init__(self, path, token, sink):
         self.stream = open(path, "rb")
+        self.log = open(path.with_name("job.log"), "wb")
         self.marker = b"\n" + token.encode() + b" "
         self.sink = sink
         self.held = b""
@@ -183,8 +184,9 @@ class Output:
     def show(self, data):
         if data:
             self.line_ended = data.endswith(b"\n")
-            self.sink.write(data)
-            self.sink.flush()
+            for stream in (self.sink, self.log):
+                stream.write(data)
+                stream.flush()
 
     def finish(self):
         self.poll()
@@ -193,6 +195,8 @@ class Output:
         elif not self.line_ended:
             self.sink.write(b"\n")
             self.sink.flush()
+        self.stream.close()
+        self.log.close()
 
     def status(self):
         return int(self.held.split(b"\n", 1)[0])
@@ -205,7 +209,7 @@ def unpack(data, out):
     path = out / "files.tar"
     path.write_bytes(data)
     try:
-        with tarfile.open(path) as archive:
+        with tarfile.open(path, "r:") as archive:
             for member in archive:
                 name = os.path.normpath(member.name)
                 if member.isfile() and not name.startswith(("/", "..")):
@@ -274,7 +278,9 @@ def main():
     if not output.marked:
         what = "hangs" if hung else "ended before the script did (a panic?)"
         print(f"error: the machine {what}", file=sys.stderr)
-        print((options.out / "qemu.log").read_text(errors="replace"), end="", file=sys.stderr)
+        for line in (options.out / "qemu.log").read_text(errors="replace").splitlines():
+            if "TCG doesn't support requested feature" not in line:
+                print(line, file=sys.stderr)
         console_tail(options.out)
         return MACHINE_FAILED
     if not unpack(output.files(), options.out):

@@ -1,0 +1,42 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0
+#
+# kernel.sh plain|debug: build the test kernel unpatched, once for each set of
+# {source version, config, toolchain}, and print its build folder. The KVM
+# patches are not part of it: they touch kvm.ko and the vendor modules only,
+# which kvm-modules.sh builds beside it, so a new patch costs no new kernel.
+set -euo pipefail
+# shellcheck source-path=SCRIPTDIR source=lib.sh
+. "$(dirname "$0")/lib.sh"
+
+flavour=${1:?plain or debug}
+src=$(readlink -f "$CACHE/linux")
+fragments=("$TOP/tools/vm/config/plain.config")
+steps=1600
+case $flavour in
+plain) ;;
+debug) fragments+=("$TOP/tools/vm/config/debug.config") steps=1650 ;;
+*) die "unknown kernel flavour '$flavour'" "use plain or debug" ;;
+esac
+
+identity=$(key "$src" "$(make -s -C "$src" kernelversion)" "$(toolchain_id)" "${fragments[@]}")
+out=$CACHE/kernel-$flavour-$identity
+echo "$out"
+[ ! -e "$out/complete" ] || exit 0
+
+need_disk "$CACHE" 8000
+say "building the $flavour kernel (15 to 25 minutes on 2 cores, once)"
+mkdir -p "$out"
+kmake "$src" O="$out" tinyconfig >"$out/config.log" 2>&1 ||
+	die "tinyconfig failed" "read $out/config.log"
+(cd "$out" && "$src/scripts/kconfig/merge_config.sh" -m .config "${fragments[@]}") >>"$out/config.log" 2>&1
+kmake "$src" O="$out" olddefconfig >>"$out/config.log" 2>&1 ||
+	die "olddefconfig failed" "read $out/config.log"
+grep -q '^CONFIG_RUST=y' "$out/.config" ||
+	die "this toolchain cannot build Rust for the kernel" \
+		"run 'make -C $src LLVM=-$LLVM_VERSION rustavailable' to see why"
+with_progress "$flavour kernel" "$steps" "$out/build.log" \
+	kmake "$src" O="$out" -j"$(nproc)" bzImage modules ||
+	die "the $flavour kernel does not build" "read $out/build.log; to start over remove $out"
+# Judges: Upstream's own KVM selftests, unmodified, against this kernel's headers.
+touch "$out/complete"

@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: GPL-2.0
+# shellcheck shell=bash
+#
+# Shared by the scripts under tools/: messages, the cache folder, progress.
+# Source it after `set -euo pipefail`.
+
+TOP=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
+# Everything slow to make lives here, outside the checkout, keyed by its inputs.
+CACHE=${PRIVMEMFD_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/privmemfd}
+LLVM_VERSION=19
+KERNEL_SERIES=7.3
+export CACHE LLVM_VERSION KERNEL_SERIES TOP
+
+say() { printf '\033[1m==>\033[0m %s\n' "$*" >&2; }
+# die MESSAGE [ADVICE]: end with what failed and what to do about it.
+die() {
+	printf 'error: %s\n' "$1" >&2
+	[ $# -lt 2 ] || printf '       %s\n' "$2" >&2
+	exit 1
+}
+
+# need_disk DIR MIB: refuse to start what a full disk would break half-way.
+need_disk() {
+	local free
+	mkdir -p "$1" || die "cannot create $1" "set PRIVMEMFD_CACHE to a folder you can write to"
+	free=$(df -Pm "$1" | awk 'NR == 2 { print $4 }')
+	[ "$free" -ge "$2" ] ||
+		die "$1 has $free MiB free, this step needs $2 MiB" \
+			"free some space, or set PRIVMEMFD_CACHE to a folder on a larger disk"
+}
+
+# key ARGS...: short digest of files (by content) and words (verbatim).
+key() {
+	local x
+	for x in "$@"; do
+		if [ -f "$x" ]; then cat "$x"; else printf '%s\n' "$x"; fi
+	done | sha256sum | cut -c1-16
+}
+
+# with_progress LABEL TOTAL LOG COMMAND...: run quietly into LOG, say every few
+# seconds how many of about TOTAL lines of it are there; on failure show its end.
+with_progress() {
+	local label=$1 total=$2 log=$3 pid start last=-1 n
+	shift 3
+	start=$SECONDS
+	"$@" >"$log" 2>&1 &
+	pid=$!
+	while kill -0 "$pid" 2>/dev/null; do
+		sleep 1
+		n=$(wc -l <"$log")
+		if [ $(((SECONDS - start) % 15)) -eq 0 ] && [ $((SECONDS - start)) -ne "$last" ]; then
+			last=$((SECONDS - start))
+			say "$label: step $n of about $total, ${last} s"
+		fi
+	done
+	if ! wait "$pid"; then
+		tail -n 25 "$log" >&2
+		return 1
+	fi
+	say "$label: done in $((SECONDS - start)) s"
+}
+
+# toolchain_id: the words that decide whether compiled output may be reused.
+toolchain_id() {
+	rustc --version
+	"clang-$LLVM_VERSION" --version | head -n 1
+	"$(bindgen_bin)" --version
+}
+
+bindgen_bin() {
+	if [ -x "$CACHE/bindgen/bin/bindgen" ]; then
+		echo "$CACHE/bindgen/bin/bindgen"
+	else
+		type -P bindgen || echo bindgen
+	fi
+}
+
+# kmake KERNEL_SOURCE ARGS...: make with this project's toolchain.
+kmake() {
+	local src=$1
+	shift
+	RUST_LIB_SRC=$CACHE/rust-src LIBCLANG_PATH=/usr/lib/llvm-$LLVM_VERSION/lib \
+		make -C "$src" LLVM="-$LLVM_VERSION" BINDGEN="$(bindgen_bin)" \
+		KBUILD_BUILD_USER=privmemfd KBUILD_BUILD_HOST=localhost "$@"
+}

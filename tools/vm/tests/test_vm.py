@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: GPL-2.0
+"""vm.py: the script's text and the files behind it are told apart."""
+
+import io
+import subprocess
+import sys
+import tarfile
+import tempfile
+import unittest
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import vm  # noqa: E402
+
+
+class Stream(unittest.TestCase):
+    def follow(self, chunks):
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "job.raw"
+            path.touch()
+            sink = io.BytesIO()
+            output = vm.Output(path, "token", sink)
+            with open(path, "ab") as stream:
+                for chunk in chunks:
+                    stream.write(chunk)
+                    stream.flush()
+                    output.poll()
+            output.finish()
+            return output, sink.getvalue()
+
+    def test_marker_in_one_piece(self):
+        output, text = self.follow([b"hello\nworld\n\ntoken 3\n\x00\x01tar"])
+        self.assertEqual((text, output.status(), output.files()), (b"hello\nworld\n", 3, b"\x00\x01tar"))
+
+    def test_marker_byte_by_byte(self):
+        data = b"a\n\ntoken 12\nfiles\ntoken 9\n"
+        output, text = self.follow([data[i : i + 1] for i in range(len(data))])
+        self.assertEqual((text, output.status(), output.files()), (b"a\n", 12, b"files\ntoken 9\n"))
+
+    def test_no_marker(self):
+        output, text = self.follow([b"panic\n", b"half"])
+        self.assertEqual((text, output.marked), (b"panic\nhalf", False))
+
+
+class Files(unittest.TestCase):
+    def test_archive_is_a_cpio(self):
+        stream = io.BytesIO()
+        archive = vm.Archive(stream)
+        archive.file("a/b/c", b"hello")
+        archive.link("a/l", "b/c")
+        archive.close()
+        done = subprocess.run(["cpio", "-t"], input=stream.getvalue(), capture_output=True)
+        self.assertEqual(done.stdout.split(), [b"a", b"a/b", b"a/b/c", b"a/l"])
+
+    def test_names_that_leave_the_folder_are_not_unpacked(self):
+        with tempfile.TemporaryDirectory() as folder:
+            out = Path(folder) / "out"
+            out.mkdir()
+            stream = io.BytesIO()
+            with tarfile.open(fileobj=stream, mode="w") as archive:
+                for name in ("../evil", "sub/good"):
+                    archive.addfile(tarfile.TarInfo(name))
+            self.assertTrue(vm.unpack(stream.getvalue(), out))
+            self.assertTrue((out / "sub/good").exists())
+            self.assertFalse((Path(folder) / "evil").exists())
+            self.assertFalse(vm.unpack(stream.getvalue()[:100], out))
