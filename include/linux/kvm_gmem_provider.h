@@ -34,6 +34,8 @@ struct module;
  * @views: one entry for each VM that has a memslot backed by the file
  * @nr_vms: number of entries in @views
  * @nr_slots: number of memslots over all VMs
+ * @vm_id: the one VM that may bind the file if KVM_CREATE_GUEST_MEMFD created
+ *	   it, otherwise 0
  *
  * Lives in the provider's object for the file; the provider calls
  * kvm_gmem_bindings_init() before the file is visible and never writes it
@@ -43,6 +45,7 @@ struct kvm_gmem_bindings {
 	struct list_head views;
 	unsigned int nr_vms;
 	unsigned int nr_slots;
+	u64 vm_id;
 };
 
 static inline void kvm_gmem_bindings_init(struct kvm_gmem_bindings *bindings)
@@ -50,6 +53,7 @@ static inline void kvm_gmem_bindings_init(struct kvm_gmem_bindings *bindings)
 	INIT_LIST_HEAD(&bindings->views);
 	bindings->nr_vms = 0;
 	bindings->nr_slots = 0;
+	bindings->vm_id = 0;
 }
 
 /* kvm_gmem_move.result: vCPUs are kept off @src, the caller copies the content. */
