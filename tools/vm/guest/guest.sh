@@ -2,21 +2,113 @@
 # shellcheck shell=dash
 #
 # For the jobs that run in the test VM: `. /lib/guest.sh`.
-# Modules are in /modules; KVM's in a folder given to load_kvm.
+# /modules/privmemfd.ko is the module, /modules/kvm has KVM's with our patches,
+# /modules/stock-kvm has those of the kernel as it is, /tests our own programs,
+# /upstream Upstream's tests.
 
-# load_kvm [DIR]: irqbypass is built in when no KVM user wants it as a module.
+COUNTERS=/sys/kernel/debug/privmemfd
+
+# load_kvm DIR: irqbypass is built in when no KVM user wants it as a module.
 load_kvm() {
-	dir=${1:-/modules/kvm}
-	[ ! -e "$dir/irqbypass.ko" ] || insmod "$dir/irqbypass.ko" || return 1
-	insmod "$dir/kvm.ko" && insmod "$dir/kvm-amd.ko" && [ -c /dev/kvm ]
+	[ ! -e /modules/irqbypass.ko ] || insmod /modules/irqbypass.ko || return 1
+	insmod "$1/kvm.ko" && insmod "$1/kvm-amd.ko" && [ -c /dev/kvm ]
 }
 
 unload_kvm() {
-	rmmod kvm_amd kvm
+	rmmod kvm_amd && rmmod kvm || return 1
 	! grep -q '^irqbypass ' /proc/modules || rmmod irqbypass
 }
 
 # counter NAME: one number of the module's debugfs folder.
 counter() {
-	cat "/sys/kernel/debug/privmemfd/$1"
+	cat "$COUNTERS/$1"
+}
+
+uptime_seconds() {
+	cut -d. -f1 /proc/uptime
+}
+
+# suite NAME SECONDS COMMAND...: run it between the marks that ktap.py looks for.
+# A program is killed when its time is over; a shell function has no limit.
+suite() {
+	suite_name=$1
+	suite_limit=$2
+	shift 2
+	suite_start=$(uptime_seconds)
+	echo ">>> suite $suite_name"
+	case $(type "$1") in
+	*function* | *builtin*) "$@" ;;
+	*) timeout -s KILL "$suite_limit" "$@" ;;
+	esac
+	suite_status=$?
+	echo "<<< suite $suite_name: exit $suite_status, $(($(uptime_seconds) - suite_start)) s"
+}
+
+# log_since LINES: what the kernel logged after its first LINES lines.
+log_since() {
+	dmesg | tail -n "+$(($1 + 1))"
+}
+
+# load_with_kunit: load the module; its KUnit suites run and report to the log.
+load_with_kunit() {
+	lines=$(dmesg | wc -l)
+	insmod /modules/privmemfd.ko || return 1
+	log_since "$lines"
+	log_since "$lines" | grep -q 'KTAP version' || {
+		echo "no KUnit suite ran"
+		return 1
+	}
+}
+
+load_cycles() {
+	cycle=0
+	while [ "$cycle" -lt "$1" ]; do
+		cycle=$((cycle + 1))
+		insmod /modules/privmemfd.ko || break
+		rmmod privmemfd || break
+	done
+	echo "$cycle of $1 cycles"
+	! grep -q '^privmemfd ' /proc/modules && [ "$cycle" -eq "$1" ]
+}
+
+# no_leaks: a leak is reported when two scans, some seconds apart, agree.
+no_leaks() {
+	[ -e /sys/kernel/debug/kmemleak ] || return 4
+	sleep 5
+	echo scan >/sys/kernel/debug/kmemleak
+	sleep 5
+	echo scan >/sys/kernel/debug/kmemleak
+	cat /sys/kernel/debug/kmemleak >/tmp/leaks
+	cat /tmp/leaks
+	[ ! -s /tmp/leaks ]
+}
+
+# upstream LABEL SECONDS_OF_THE_LONG_TEST: Upstream's tests, unmodified.
+# With the module in place each must have used files that are ours.
+upstream() {
+	upstream_test "$1" "$2" set_memory_region_test
+	upstream_test "$1" 300 guest_memfd_test
+	upstream_test "$1" 300 pre_fault_memory_test
+	upstream_test "$1" 300 private_mem_kvm_exits_test
+	upstream_test "$1" 300 private_mem_conversions_test
+	upstream_test "$1" 300 private_mem_conversions_test -m 2 -n 2
+}
+
+upstream_test() {
+	label=$1
+	limit=$2
+	shift 2
+	[ ! -d "$COUNTERS" ] || before=$(counter files_created_kvm)
+	# They open the file that argv[0] names.
+	program=/upstream/$1
+	shift
+	suite "upstream $label: ${program##*/}${*:+ $*}" "$limit" "$program" "$@"
+	[ ! -d "$COUNTERS" ] ||
+		suite "upstream $label: ${program##*/}${*:+ $*} used our files" 5 served "$before"
+}
+
+served() {
+	after=$(counter files_created_kvm)
+	echo "files_created_kvm: $1 before, $after after"
+	[ "$after" -gt "$1" ]
 }

@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: GPL-2.0
+#
+# What a person types; the work is in Kbuild and tools/. `make help` lists it.
+
+KDIR ?= /lib/modules/$(shell uname -r)/build
+export KSRC
+
+.DEFAULT_GOAL := module
+.PHONY: all module kvm-modules provision run test bench lint doc clean help
+
+# --- the module alone: needs nothing but a build tree of a kernel with Rust
+
+cache := $(or $(PRIVMEMFD_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/privmemfd)
+config = $(KDIR)/include/config/auto.conf
+
+# A module comes from its kernel's own compiler: LLVM= as that was called, or
+# as the user says.
+clang_version = $(shell sed -n 's/^CONFIG_CC_VERSION_TEXT=.*clang version \([0-9]*\)\..*/\1/p' $(config) 2>/dev/null)
+llvm = $(if $(clang_version),$(or $(LLVM),$(if $(shell command -v clang-$(clang_version)),-$(clang_version),1)))
+libclang = $(wildcard /usr/lib/llvm-$(clang_version)/lib)
+bindgen = $(or $(BINDGEN),$(firstword $(wildcard $(cache)/bindgen/bin/bindgen) bindgen))
+kbuild = $(if $(libclang),LIBCLANG_PATH=$(libclang)) $(MAKE) -C $(KDIR) M=$(CURDIR) \
+	$(if $(MO),MO=$(abspath $(MO))) $(if $(llvm),LLVM=$(llvm)) BINDGEN=$(bindgen)
+
+all: module
+
+module: check-kdir
+	+$(kbuild) modules
+
+.PHONY: check-kdir
+check-kdir:
+	@[ -f "$(config)" ] || { \
+		echo "error: $(KDIR) is no kernel build tree"; \
+		echo "       install your kernel's headers, or give a tree: make KDIR=/path/to/build"; exit 1; } >&2
+	@grep -q '^CONFIG_RUST=y' "$(config)" || { \
+		echo "error: the kernel of $(KDIR) has no Rust support"; \
+		echo "       build one with CONFIG_RUST=y; 'make run' does that by itself in a VM"; exit 1; } >&2
+
+# --- everything else
+
+# make kvm-modules KDIR= KSRC= [OUT=]
+kvm-modules: check-kdir
+	@[ -n "$(KSRC)" ] || { echo "error: KSRC is not set"; \
+		echo "       give the full source of the kernel: make kvm-modules KDIR=... KSRC=/path/to/linux"; exit 1; } >&2
+	@tools/build/kvm-modules.sh "$(KDIR)" "$(KSRC)" $(OUT)
+
+provision:
+	@tools/build/provision.sh
+
+run test bench:
+	@tools/vm/$@.sh
+
+lint:
+	@tools/lint/lint.sh
+
+doc:
+	@tools/lint/doc.sh
+
+clean:
+	rm -rf build tools/target
+	[ ! -f "$(config)" ] || $(MAKE) module-clean
+
+.PHONY: module-clean
+module-clean:
+	+$(kbuild) clean
+
+help:
+	@echo 'make run          a guest keeps its bytes while the host moves them: the whole show, in a VM'
+	@echo 'make test         every test, in a VM with a debug kernel; last line: N passed, N failed, N skipped'
+	@echo 'make bench        what a move costs, as ratios (build/bench.json)'
+	@echo 'make lint         every checker'
+	@echo 'make doc          the documentation of the code, and of the project if Sphinx is there'
+	@echo 'make KDIR=...     privmemfd.ko for a built kernel (default: the running one)'
+	@echo 'make kvm-modules KDIR=... KSRC=... [OUT=...]'
+	@echo '                  kvm.ko and the vendor modules with our patches; prints their folder'
+	@echo 'make provision    packages, bindgen, rust-src and the kernel source, nothing else'
+	@echo 'make clean        removes what was built here; the kernels stay in $(cache)'
+	@echo
+	@echo 'KSRC=             your own Linux source instead of a downloaded one'
+	@echo 'PRIVMEMFD_CACHE=  where kernels and tools are kept'

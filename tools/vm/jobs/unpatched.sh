@@ -1,0 +1,21 @@
+#!/bin/sh
+# SPDX-License-Identifier: GPL-2.0
+#
+# The module on a kernel without our patches: loads, says that binding is off,
+# and is a memfd all the same.
+# shellcheck source-path=SCRIPTDIR/../guest source=guest.sh
+. /lib/guest.sh
+
+says_binding_is_off() {
+	log_since "$lines" | grep -i 'privmemfd.*binding is off'
+}
+
+suite "unpatched: load KVM" 60 load_kvm /modules/stock-kvm
+lines=$(dmesg | wc -l)
+suite "unpatched: load" 60 insmod /modules/privmemfd.ko
+suite "unpatched: the log says that KVM binding is off" 5 says_binding_is_off
+for name in abi file; do
+	suite "unpatched: ${name}_test" 400 "/tests/${name}_test"
+done
+suite "unpatched: unload" 60 rmmod privmemfd
+suite "unpatched: unload KVM" 60 unload_kvm

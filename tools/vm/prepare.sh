@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: GPL-2.0
+# shellcheck shell=bash
+#
+# Shared by run.sh, bench.sh and test.sh: build what goes into the VM, boot it.
+# shellcheck source-path=SCRIPTDIR source=../build/lib.sh
+. "$(dirname "${BASH_SOURCE[0]}")/../build/lib.sh"
+
+BUILD=$TOP/build
+TARGET=x86_64-unknown-linux-gnu
+PROGRAMS=$BUILD/cargo/$TARGET/release
+# Two nodes, each with a zone of movable memory, and a CMA area.
+MEMORY=8G
+COMMAND_LINE="numa=fake=2 movablecore=4G cma=64M"
+
+# prepare plain|debug: everything up to, but without, the boot. Sets KERNEL,
+# KVM_MODULES and MODULE.
+prepare() {
+	local source
+	"$TOP/tools/build/provision.sh" || exit 1
+	source=$(readlink -f "$CACHE/linux")
+	KERNEL=$("$TOP/tools/build/kernel.sh" "$1") || exit 1
+	KVM_MODULES=$("$TOP/tools/build/kvm-modules.sh" "$KERNEL" "$source") || exit 1
+	MODULE=$BUILD/module-$1/privmemfd.ko
+	# The kernel refuses to build elsewhere while objects lie in the sources.
+	if [ -e "$TOP/modules.order" ]; then
+		say "removing the module that was built in the source tree"
+		make -s --no-print-directory -C "$TOP" module-clean KDIR="$KERNEL" >/dev/null ||
+			die "cannot clean the source tree" "run: make clean KDIR=$KERNEL"
+	fi
+	mkdir -p "$BUILD/module-$1"
+	say "module for the $1 kernel"
+	make -s --no-print-directory -C "$TOP" module KDIR="$KERNEL" MO="$BUILD/module-$1" >"$BUILD/module-$1.log" 2>&1 || {
+		tail -n 30 "$BUILD/module-$1.log" >&2
+		die "the module does not build" "read $BUILD/module-$1.log"
+	}
+	say "user-space programs"
+	cargo_tools build --release --quiet --workspace ||
+		die "the programs under tools/ do not build" "read the messages above"
+}
+
+# cargo_tools COMMAND ARGS...: static programs, for the VM has no libraries.
+cargo_tools() {
+	local command=$1
+	shift
+	(cd "$TOP/tools" && cargo "$command" --locked --target "$TARGET" --target-dir "$BUILD/cargo" "$@")
+}
+
+# boot JOB OUT SECONDS [MORE_FILES...]: run tools/vm/jobs/JOB.sh in a VM.
+boot() {
+	local job=$1 out=$2 seconds=$3 file
+	local add=(
+		--add "$MODULE:/modules/" --add "$KVM_MODULES/kvm.ko:/modules/kvm/" --add "$KVM_MODULES/kvm-amd.ko:/modules/kvm/"
+	)
+	shift 3
+	# The self-tests and the programs: whatever is executable there, no build files.
+	while read -r file; do
+		add+=(--add "$file:/tests/")
+	done < <(find "$PROGRAMS" -maxdepth 1 -type f -executable -not -name '*.so')
+	[ ! -f "$KERNEL/virt/lib/irqbypass.ko" ] || add+=(--add "$KERNEL/virt/lib/irqbypass.ko:/modules/")
+	for file; do
+		add+=(--add "$file")
+	done
+	"$TOP/tools/vm/vm.py" --kernel "$KERNEL" --memory "$MEMORY" --append "$COMMAND_LINE" \
+		--timeout "$seconds" --out "$out" "${add[@]}" -- "$TOP/tools/vm/jobs/$job.sh"
+}
+
+# kernel_log OUT: the log of a machine, or of its console if it died.
+kernel_log() {
+	if [ -s "$1/dmesg.log" ]; then echo "$1/dmesg.log"; else echo "$1/console.log"; fi
+}

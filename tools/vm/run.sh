@@ -1,0 +1,28 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0
+#
+# make run: the live demonstration. Leaves build/run.json; the exit status is
+# the verdict.
+set -euo pipefail
+# shellcheck source-path=SCRIPTDIR source=prepare.sh
+. "$(dirname "$0")/prepare.sh"
+
+rm -f "$BUILD/run.json"
+prepare plain
+say "booting the VM"
+status=0
+boot demo "$BUILD/run" 900 || status=$?
+[ -f "$BUILD/run/run.json" ] ||
+	die "the demonstration ended without a result (exit status $status)" \
+		"read its output above and $(kernel_log "$BUILD/run")"
+cp "$BUILD/run/run.json" "$BUILD/run.json"
+"$TOP/tools/vm/kernel-reports" --json "$BUILD/run.json" "$(kernel_log "$BUILD/run")" || {
+	[ "$status" -ne 0 ] || status=1
+}
+cat "$BUILD/run.json"
+if [ "$status" -eq 0 ]; then
+	say "PASS: every byte kept, no kernel report (build/run.json)"
+else
+	say "FAIL: exit status $status (build/run.json, build/run/)"
+fi
+exit "$status"

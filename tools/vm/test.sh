@@ -1,0 +1,84 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0
+#
+# make test: every test that belongs to CI, on the debug kernel. The last line
+# is `N passed, N failed, N skipped`; a report of the kernel is a failed test.
+set -euo pipefail
+# shellcheck source-path=SCRIPTDIR source=prepare.sh
+. "$(dirname "$0")/prepare.sh"
+
+OUT=$BUILD/test
+# Seconds that each machine's job may take, and how many machines run at a time.
+declare -A LIMIT=([own]=1800 [served]=1500 [unserved]=1200 [unpatched]=900)
+MACHINES=(own served unserved unpatched)
+WORKERS=2
+
+# Whatever ends this script early is a failure, and says so in the same form.
+summary="0 passed, 1 failed, 0 skipped"
+trap 'status=$?; trap - EXIT; [ -e "$OUT/summary" ] || echo "$summary" | tee "$OUT/summary"; exit $status' EXIT
+
+# suite NAME COMMAND...: the host's side of guest.sh's function.
+suite() {
+	local name=$1 status=0 start=$SECONDS
+	shift
+	echo ">>> suite $name"
+	"$@" 2>&1 || status=$?
+	echo "<<< suite $name: exit $status, $((SECONDS - start)) s"
+}
+
+host_tests() {
+	suite "harness" python3 -m unittest discover -s "$TOP/tools/vm/tests"
+	suite "cargo test" cargo_tools test --quiet --workspace
+}
+
+machine() {
+	local more=()
+	case $1 in
+	served | unserved) more=("$UPSTREAM:/upstream") ;;
+	unpatched) more=("$KERNEL/arch/x86/kvm/kvm.ko:/modules/stock-kvm/" "$KERNEL/arch/x86/kvm/kvm-amd.ko:/modules/stock-kvm/") ;;
+	esac
+	boot "$1" "$OUT/$1" "${LIMIT[$1]}" "${more[@]}"
+}
+
+# run_machine NAME: show it live with its name in front, keep how it went.
+run_machine() {
+	local status=0
+	machine "$1" > >(sed -u "s/^/[$1] /") 2> >(sed -u "s/^/[$1] /" >&2) || status=$?
+	{
+		suite "machine $1" exit_with "$status"
+		suite "kernel log of $1" "$TOP/tools/vm/kernel-reports" "$(kernel_log "$OUT/$1")"
+	} >"$OUT/$1.log"
+}
+
+# shellcheck disable=SC2317 # called by suite
+exit_with() {
+	return "$1"
+}
+
+rm -rf "$OUT"
+mkdir -p "$OUT"
+prepare debug
+UPSTREAM=$("$TOP/tools/build/selftests.sh" "$CACHE/linux") || exit 1
+
+say "tests on the host"
+host_tests | tee "$OUT/host.log"
+say "tests in ${#MACHINES[@]} machines, $WORKERS at a time"
+for name in "${MACHINES[@]}"; do
+	while [ "$(jobs -rp | wc -l)" -ge "$WORKERS" ]; do
+		wait -n || true
+	done
+	run_machine "$name" &
+done
+wait
+
+logs=("$OUT/host.log")
+for name in "${MACHINES[@]}"; do
+	touch "$OUT/$name/job.log"
+	logs+=("$OUT/$name/job.log" "$OUT/$name.log")
+	sed -n '/^--- kernel report/,/^---$/p' "$OUT/$name.log"
+done
+status=0
+"$TOP/tools/vm/ktap.py" "${logs[@]}" >"$OUT/result" || status=$?
+tail -n 1 "$OUT/result" >"$OUT/summary"
+cat "$OUT/result"
+exit "$status"
