@@ -1,0 +1,104 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * What rust/ffi.rs sees of C beyond kernel::bindings, and the prototypes of
+ * rust/helpers/: shared by bindgen and the helpers, so that drift between the
+ * two does not compile.
+ */
+#ifndef _PRIVMEMFD_FFI_H
+#define _PRIVMEMFD_FFI_H
+
+#include <linux/anon_inodes.h>
+#include <linux/falloc.h>
+#include <linux/fs.h>
+#include <linux/kvm_gmem_provider.h>
+#include <linux/mm.h>
+#include <linux/pagemap.h>
+#include <linux/folio_batch.h>
+#include <uapi/linux/privmemfd.h>
+
+#ifdef __BINDGEN__
+/* Macros with casts, which bindgen evaluates only this way. */
+const gfp_t PRIVMEMFD_GFP_MOVABLE = GFP_HIGHUSER_MOVABLE;
+const gfp_t PRIVMEMFD_GFP_PINNED = GFP_HIGHUSER;
+const gfp_t PRIVMEMFD_GFP_THISNODE = __GFP_THISNODE;
+#endif
+
+/*
+ * Start of the object at inode.i_private of a private file. The
+ * mode is an unsigned int here: an indirect call to Rust must not have an enum
+ * parameter, because CFI hashes it by the name of the enum.
+ */
+struct privmemfd_migrate_hook {
+	int (*migrate)(struct address_space *mapping, struct folio *dst,
+		       struct folio *src, unsigned int mode);
+};
+
+/* helpers/fs.c */
+int privmemfd_helper_migrate_folio(struct address_space *mapping,
+				   struct folio *dst, struct folio *src,
+				   enum migrate_mode mode);
+struct file *privmemfd_helper_get_file_active(struct file **f);
+loff_t privmemfd_helper_i_size_read(const struct inode *inode);
+void privmemfd_helper_i_size_write(struct inode *inode, loff_t size);
+
+/* helpers/kvm.c */
+const struct kvm_gmem_host_ops *
+privmemfd_helper_kvm_register(void *symbol,
+			      const struct kvm_gmem_provider_ops *ops);
+void privmemfd_helper_kvm_unregister(const struct kvm_gmem_host_ops *host,
+				     const struct kvm_gmem_provider_ops *ops);
+void privmemfd_helper_kvm_invalidate_start(const struct kvm_gmem_host_ops *host,
+					   struct kvm_gmem_bindings *bindings,
+					   pgoff_t start, pgoff_t end);
+void privmemfd_helper_kvm_invalidate_end(const struct kvm_gmem_host_ops *host,
+					 struct kvm_gmem_bindings *bindings,
+					 pgoff_t start, pgoff_t end);
+int privmemfd_helper_kvm_relocate(const struct kvm_gmem_host_ops *host,
+				  struct kvm_gmem_bindings *bindings,
+				  struct kvm_gmem_move *moves, unsigned int nr);
+void privmemfd_helper_kvm_gmem_bindings_init(struct kvm_gmem_bindings *bindings);
+
+/* helpers/mm.c */
+void privmemfd_helper_clear_folio(struct folio *folio);
+void privmemfd_helper_cond_resched(void);
+void privmemfd_helper_filemap_invalidate_lock(struct address_space *mapping);
+void privmemfd_helper_filemap_invalidate_unlock(struct address_space *mapping);
+void privmemfd_helper_filemap_invalidate_lock_shared(struct address_space *mapping);
+int privmemfd_helper_filemap_invalidate_trylock_shared(struct address_space *mapping);
+void privmemfd_helper_filemap_invalidate_unlock_shared(struct address_space *mapping);
+struct folio *privmemfd_helper_filemap_lock_folio(struct address_space *mapping,
+						  pgoff_t index);
+void *privmemfd_helper_folio_address(const struct folio *folio);
+void privmemfd_helper_folio_batch_init(struct folio_batch *fbatch);
+void privmemfd_helper_folio_batch_release(struct folio_batch *fbatch);
+void privmemfd_helper_folio_clear_active(struct folio *folio);
+void privmemfd_helper_folio_clear_unevictable(struct folio *folio);
+void privmemfd_helper_folio_get(struct folio *folio);
+pgoff_t privmemfd_helper_folio_index(const struct folio *folio);
+void privmemfd_helper_folio_lock(struct folio *folio);
+void privmemfd_helper_folio_mark_uptodate(struct folio *folio);
+int privmemfd_helper_folio_nid(const struct folio *folio);
+unsigned long privmemfd_helper_folio_pfn(const struct folio *folio);
+void privmemfd_helper_folio_put(struct folio *folio);
+bool privmemfd_helper_folio_test_hwpoison(const struct folio *folio);
+bool privmemfd_helper_folio_test_uptodate(const struct folio *folio);
+bool privmemfd_helper_folio_trylock(struct folio *folio);
+unsigned int privmemfd_helper_folio_zonenum(const struct folio *folio);
+void privmemfd_helper_mapping_set_gfp_mask(struct address_space *mapping, gfp_t mask);
+void privmemfd_helper_mapping_set_inaccessible(struct address_space *mapping);
+void privmemfd_helper_mapping_set_unevictable(struct address_space *mapping);
+bool privmemfd_helper_node_online(int nid);
+
+/* helpers/trace.c */
+void privmemfd_helper_trace_create(u64 ino, u64 size, u64 flags, int node);
+void privmemfd_helper_trace_bind(u64 ino, const void *vm, pgoff_t start, pgoff_t nr);
+void privmemfd_helper_trace_unbind(u64 ino, const void *vm, pgoff_t start, pgoff_t nr);
+bool privmemfd_helper_trace_relocate_enabled(void);
+void privmemfd_helper_trace_relocate_begin(u64 ino, pgoff_t index, unsigned long from,
+					   unsigned long to, unsigned int cause,
+					   unsigned int backend);
+void privmemfd_helper_trace_relocate_end(u64 ino, pgoff_t index, unsigned int cause,
+					 unsigned int backend, int result,
+					 unsigned int refusal, u64 ns);
+
+#endif /* _PRIVMEMFD_FFI_H */

@@ -1,0 +1,31 @@
+// SPDX-License-Identifier: GPL-2.0
+
+#include <linux/file.h>
+#include <linux/fs.h>
+#include <linux/migrate.h>
+
+#include "../ffi.h"
+
+int privmemfd_helper_migrate_folio(struct address_space *mapping,
+				   struct folio *dst, struct folio *src,
+				   enum migrate_mode mode)
+{
+	struct privmemfd_migrate_hook *hook = mapping->host->i_private;
+
+	return hook->migrate(mapping, dst, src, mode);
+}
+
+struct file *privmemfd_helper_get_file_active(struct file **f)
+{
+	return get_file_active(f);
+}
+
+loff_t privmemfd_helper_i_size_read(const struct inode *inode)
+{
+	return i_size_read(inode);
+}
+
+void privmemfd_helper_i_size_write(struct inode *inode, loff_t size)
+{
+	i_size_write(inode, size);
+}

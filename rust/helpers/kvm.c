@@ -1,0 +1,50 @@
+// SPDX-License-Identifier: GPL-2.0
+
+#include <linux/kvm_gmem_provider.h>
+#include <linux/module.h>
+
+#include "../ffi.h"
+
+const struct kvm_gmem_host_ops *
+privmemfd_helper_kvm_register(void *symbol,
+			      const struct kvm_gmem_provider_ops *ops)
+{
+	typeof(&kvm_gmem_register_provider) fn = symbol;
+
+	return fn(ops);
+}
+
+void privmemfd_helper_kvm_unregister(const struct kvm_gmem_host_ops *host,
+				     const struct kvm_gmem_provider_ops *ops)
+{
+	host->unregister(ops);
+}
+
+void privmemfd_helper_kvm_invalidate_start(const struct kvm_gmem_host_ops *host,
+					   struct kvm_gmem_bindings *bindings,
+					   pgoff_t start, pgoff_t end)
+{
+	host->invalidate_start(bindings, start, end);
+}
+
+void privmemfd_helper_kvm_invalidate_end(const struct kvm_gmem_host_ops *host,
+					 struct kvm_gmem_bindings *bindings,
+					 pgoff_t start, pgoff_t end)
+{
+	host->invalidate_end(bindings, start, end);
+}
+
+int privmemfd_helper_kvm_relocate(const struct kvm_gmem_host_ops *host,
+				  struct kvm_gmem_bindings *bindings,
+				  struct kvm_gmem_move *moves, unsigned int nr)
+{
+	return host->relocate(bindings, moves, nr);
+}
+
+void privmemfd_helper_kvm_gmem_bindings_init(struct kvm_gmem_bindings *bindings)
+{
+	kvm_gmem_bindings_init(bindings);
+}
+
+/* The connection is made when the module is loaded. */
+MODULE_SOFTDEP("pre: kvm");

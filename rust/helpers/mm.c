@@ -1,0 +1,151 @@
+// SPDX-License-Identifier: GPL-2.0
+
+#include <linux/highmem.h>
+#include <linux/mm.h>
+#include <linux/nodemask.h>
+#include <linux/pagemap.h>
+#include <linux/folio_batch.h>
+#include <linux/sched.h>
+
+#include "../ffi.h"
+
+void privmemfd_helper_clear_folio(struct folio *folio)
+{
+	clear_highpage(folio_page(folio, 0));
+}
+
+void privmemfd_helper_cond_resched(void)
+{
+	cond_resched();
+}
+
+void privmemfd_helper_filemap_invalidate_lock(struct address_space *mapping)
+{
+	filemap_invalidate_lock(mapping);
+}
+
+void privmemfd_helper_filemap_invalidate_unlock(struct address_space *mapping)
+{
+	filemap_invalidate_unlock(mapping);
+}
+
+void privmemfd_helper_filemap_invalidate_lock_shared(struct address_space *mapping)
+{
+	filemap_invalidate_lock_shared(mapping);
+}
+
+int privmemfd_helper_filemap_invalidate_trylock_shared(struct address_space *mapping)
+{
+	return filemap_invalidate_trylock_shared(mapping);
+}
+
+void privmemfd_helper_filemap_invalidate_unlock_shared(struct address_space *mapping)
+{
+	filemap_invalidate_unlock_shared(mapping);
+}
+
+struct folio *privmemfd_helper_filemap_lock_folio(struct address_space *mapping,
+						  pgoff_t index)
+{
+	return filemap_lock_folio(mapping, index);
+}
+
+void *privmemfd_helper_folio_address(const struct folio *folio)
+{
+	return folio_address(folio);
+}
+
+void privmemfd_helper_folio_batch_init(struct folio_batch *fbatch)
+{
+	folio_batch_init(fbatch);
+}
+
+void privmemfd_helper_folio_batch_release(struct folio_batch *fbatch)
+{
+	folio_batch_release(fbatch);
+}
+
+void privmemfd_helper_folio_clear_active(struct folio *folio)
+{
+	folio_clear_active(folio);
+}
+
+void privmemfd_helper_folio_clear_unevictable(struct folio *folio)
+{
+	folio_clear_unevictable(folio);
+}
+
+void privmemfd_helper_folio_get(struct folio *folio)
+{
+	folio_get(folio);
+}
+
+pgoff_t privmemfd_helper_folio_index(const struct folio *folio)
+{
+	return folio->index;
+}
+
+void privmemfd_helper_folio_lock(struct folio *folio)
+{
+	folio_lock(folio);
+}
+
+void privmemfd_helper_folio_mark_uptodate(struct folio *folio)
+{
+	folio_mark_uptodate(folio);
+}
+
+int privmemfd_helper_folio_nid(const struct folio *folio)
+{
+	return folio_nid(folio);
+}
+
+unsigned long privmemfd_helper_folio_pfn(const struct folio *folio)
+{
+	return folio_pfn(folio);
+}
+
+void privmemfd_helper_folio_put(struct folio *folio)
+{
+	folio_put(folio);
+}
+
+bool privmemfd_helper_folio_test_hwpoison(const struct folio *folio)
+{
+	return folio_test_hwpoison(folio);
+}
+
+bool privmemfd_helper_folio_test_uptodate(const struct folio *folio)
+{
+	return folio_test_uptodate(folio);
+}
+
+bool privmemfd_helper_folio_trylock(struct folio *folio)
+{
+	return folio_trylock(folio);
+}
+
+unsigned int privmemfd_helper_folio_zonenum(const struct folio *folio)
+{
+	return folio_zonenum(folio);
+}
+
+void privmemfd_helper_mapping_set_gfp_mask(struct address_space *mapping, gfp_t mask)
+{
+	mapping_set_gfp_mask(mapping, mask);
+}
+
+void privmemfd_helper_mapping_set_inaccessible(struct address_space *mapping)
+{
+	mapping_set_inaccessible(mapping);
+}
+
+void privmemfd_helper_mapping_set_unevictable(struct address_space *mapping)
+{
+	mapping_set_unevictable(mapping);
+}
+
+bool privmemfd_helper_node_online(int nid)
+{
+	return nid >= 0 && nid < MAX_NUMNODES && node_online(nid);
+}

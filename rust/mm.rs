@@ -1,0 +1,24 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Memory management: folios, the page cache, NUMA nodes.
+
+pub mod folio;
+pub mod mapping;
+
+use crate::ffi;
+
+/// Tells whether `nid` is the number of an online NUMA node.
+///
+/// Any context. A node may go offline at any time afterwards.
+pub fn node_online(nid: i32) -> bool {
+    // SAFETY: The helper checks the range of `nid`, so any value may be passed.
+    unsafe { ffi::privmemfd_helper_node_online(nid) }
+}
+
+/// Gives other tasks a chance to run, in loops over many pages.
+///
+/// May sleep.
+pub fn cond_resched() {
+    // SAFETY: Has no preconditions but task context, which all users of this crate run in.
+    unsafe { ffi::privmemfd_helper_cond_resched() }
+}

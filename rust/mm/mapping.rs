@@ -1,0 +1,391 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The page cache of one file: `struct address_space`.
+//!
+//! [`Mapping`] is borrowed from the file that owns it and dies with it. What needs the
+//! `invalidate_lock` asks for the guard that proves it: [`Exclusive`] to remove pages, [`Held`]
+//! (either guard) to put one folio in the place of another.
+//!
+//! C headers: [`include/linux/pagemap.h`](srctree/include/linux/pagemap.h),
+//! [`include/linux/fs.h`](srctree/include/linux/fs.h)
+
+use super::folio::{
+    Folio,
+    Locked,
+    LockedFolio, //
+};
+use crate::ffi;
+use core::{
+    marker::PhantomData,
+    mem::MaybeUninit,
+    ops::Range,
+    ptr::NonNull, //
+};
+use kernel::{
+    bindings,
+    error::{
+        from_err_ptr,
+        to_result, //
+    },
+    page::PAGE_SHIFT,
+    prelude::*,
+    sync::aref::ARef,
+    types::{
+        NotThreadSafe,
+        Opaque, //
+    }, //
+};
+
+/// Where the pages of a file may be put.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub enum Mobility {
+    /// The owner can give every page another place: `ZONE_MOVABLE` and CMA are allowed.
+    Movable,
+    /// Pages stay where they are for the life of the file.
+    Pinned,
+}
+
+/// Where one new page comes from.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub enum Node {
+    /// By the memory policy of the current task.
+    Any,
+    /// From this node if it has free memory.
+    Prefer(i32),
+    /// From this node or not at all.
+    Only(i32),
+}
+
+/// `struct address_space`: the pages of one file.
+#[repr(transparent)]
+pub struct Mapping(Opaque<bindings::address_space>);
+
+// SAFETY: An address space belongs to no thread; all methods are C functions that lock.
+unsafe impl Sync for Mapping {}
+
+impl Mapping {
+    /// Borrows a mapping.
+    ///
+    /// # Safety
+    ///
+    /// `ptr` is the mapping of a private file (see [`crate::fs::private_file`]), initialised, and
+    /// stays valid for all of `'a`.
+    pub(crate) unsafe fn from_raw<'a>(ptr: *mut bindings::address_space) -> &'a Self {
+        // SAFETY: By the caller's promise; the type is transparent.
+        unsafe { &*ptr.cast() }
+    }
+
+    pub(crate) fn as_ptr(&self) -> *mut bindings::address_space {
+        self.0.get()
+    }
+
+    fn inode(&self) -> *mut bindings::inode {
+        // SAFETY: The mapping is valid, and its host never changes.
+        unsafe { (*self.as_ptr()).host }
+    }
+
+    /// Inode number of the file.
+    pub fn ino(&self) -> u64 {
+        // SAFETY: The inode is valid, and its number does not change.
+        unsafe { (*self.inode()).i_ino }
+    }
+
+    /// Size of the file in bytes; a multiple of the page size.
+    pub fn size(&self) -> usize {
+        // SAFETY: The inode is valid.
+        let size = unsafe { ffi::privmemfd_helper_i_size_read(self.inode()) };
+        usize::try_from(size).unwrap_or(0)
+    }
+
+    /// Number of pages that have memory.
+    pub fn nr_pages(&self) -> usize {
+        // SAFETY: The mapping is valid; the counter may be read without a lock, torn reads do not
+        // happen to a word.
+        unsafe { core::ptr::read_volatile(&raw const (*self.as_ptr()).nrpages) }
+    }
+
+    /// Sets up a mapping that nobody else sees yet.
+    pub(crate) fn init(&self, mobility: Mobility) {
+        match mobility {
+            Mobility::Movable => {
+                // SAFETY: The mapping is valid and not in use yet.
+                unsafe { ffi::privmemfd_helper_mapping_set_unevictable(self.as_ptr()) };
+            }
+            Mobility::Pinned => {
+                // Includes unevictable. mm never tries to migrate such pages.
+                // SAFETY: The mapping is valid and not in use yet.
+                unsafe { ffi::privmemfd_helper_mapping_set_inaccessible(self.as_ptr()) };
+            }
+        }
+        // SAFETY: The mapping is valid and not in use yet.
+        unsafe { ffi::privmemfd_helper_mapping_set_gfp_mask(self.as_ptr(), gfp(mobility)) };
+    }
+
+    /// Takes the `invalidate_lock` shared. May sleep.
+    ///
+    /// Not under a folio lock and not in a callback of mm: see [`Mapping::try_lock_shared`].
+    pub fn lock_shared(&self) -> Shared<'_> {
+        // SAFETY: The mapping is valid.
+        unsafe { ffi::privmemfd_helper_filemap_invalidate_lock_shared(self.as_ptr()) };
+        Shared(self, NotThreadSafe)
+    }
+
+    /// Takes the `invalidate_lock` shared if that needs no waiting.
+    ///
+    /// The one to use from `migrate_folio`: direct compaction may run in a task that holds the
+    /// lock exclusive, or that waits for a folio lock under it.
+    pub fn try_lock_shared(&self) -> Option<Shared<'_>> {
+        // SAFETY: The mapping is valid.
+        let taken = unsafe { ffi::privmemfd_helper_filemap_invalidate_trylock_shared(self.as_ptr()) };
+        (taken != 0).then_some(Shared(self, NotThreadSafe))
+    }
+
+    /// Takes the `invalidate_lock` exclusive. May sleep; not under a folio lock.
+    pub fn lock_exclusive(&self) -> Exclusive<'_> {
+        // SAFETY: The mapping is valid.
+        unsafe { ffi::privmemfd_helper_filemap_invalidate_lock(self.as_ptr()) };
+        Exclusive(self, NotThreadSafe)
+    }
+
+    /// The folio at page offset `index`, if there is one. May sleep.
+    pub fn lock_folio(&self, index: usize) -> Option<LockedFolio> {
+        // SAFETY: The mapping is valid.
+        let ptr = unsafe { ffi::privmemfd_helper_filemap_lock_folio(self.as_ptr(), index) };
+        let ptr = NonNull::new(from_err_ptr(ptr).ok()?)?;
+        // SAFETY: On success the function returns a locked folio with a reference for the caller.
+        Some(unsafe { LockedFolio::own(ptr) })
+    }
+
+    /// The folio at page offset `index`, allocated if there is none. May sleep.
+    ///
+    /// A new folio has no content, is charged to the memory cgroup of the current task and is
+    /// dirty, so that mm does not drop it as clean page cache.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM`: no memory, or the limit of the memory cgroup is reached.
+    pub fn lock_or_alloc_folio(
+        &self,
+        index: usize,
+        mobility: Mobility,
+        node: Node,
+    ) -> Result<LockedFolio> {
+        loop {
+            if let Some(folio) = self.lock_folio(index) {
+                return Ok(folio);
+            }
+            let folio = alloc_folio(mobility, node)?;
+            // SAFETY: Mapping and folio are valid, the folio is new, in no mapping and on no list.
+            let ret = unsafe {
+                bindings::filemap_add_folio(self.as_ptr(), folio.as_ptr(), index, gfp(mobility))
+            };
+            match to_result(ret) {
+                // Someone else was faster. Ends: either the folio stays and is found above, or it
+                // is removed, which only happens a finite number of times per request for it.
+                Err(e) if e == EEXIST => continue,
+                Err(e) => return Err(e),
+                Ok(()) => {}
+            }
+            // SAFETY: filemap_add_folio() locked the folio for its caller, who has a reference.
+            let folio = unsafe { LockedFolio::own(ARef::into_raw(folio).cast()) };
+            folio.set_dirty();
+            return Ok(folio);
+        }
+    }
+
+    /// Calls `f` with each folio in `range` (page offsets) and its offset, in rising order.
+    ///
+    /// No lock is held over `f`, so the folio may leave the file at any time. Sleeps between
+    /// batches. Stops at the first error.
+    pub fn for_each_folio(
+        &self,
+        range: Range<usize>,
+        mut f: impl FnMut(usize, &Folio) -> Result,
+    ) -> Result {
+        if range.is_empty() {
+            return Ok(());
+        }
+        let mut start = range.start;
+        let mut batch = FolioBatch::new();
+        loop {
+            // SAFETY: Mapping and batch are valid; the batch is empty.
+            let found = unsafe {
+                bindings::filemap_get_folios(
+                    self.as_ptr(),
+                    &mut start,
+                    range.end - 1,
+                    batch.as_mut_ptr(),
+                )
+            };
+            if found == 0 {
+                return Ok(());
+            }
+            for folio in batch.folios() {
+                f(folio.index_hint(), folio)?;
+            }
+            batch.release();
+            super::cond_resched();
+        }
+    }
+}
+
+/// Proof that the `invalidate_lock` of a mapping is held: no page goes away and no memslot is
+/// bound or unbound.
+pub trait Held {
+    /// The mapping whose lock is held.
+    fn mapping(&self) -> &Mapping;
+}
+
+/// The `invalidate_lock`, shared.
+#[must_use = "the lock is released at once when the guard is not used"]
+pub struct Shared<'a>(&'a Mapping, NotThreadSafe);
+
+impl Held for Shared<'_> {
+    fn mapping(&self) -> &Mapping {
+        self.0
+    }
+}
+
+impl Drop for Shared<'_> {
+    fn drop(&mut self) {
+        // SAFETY: The guard holds the lock.
+        unsafe { ffi::privmemfd_helper_filemap_invalidate_unlock_shared(self.0.as_ptr()) }
+    }
+}
+
+/// The `invalidate_lock`, exclusive.
+#[must_use = "the lock is released at once when the guard is not used"]
+pub struct Exclusive<'a>(&'a Mapping, NotThreadSafe);
+
+impl Held for Exclusive<'_> {
+    fn mapping(&self) -> &Mapping {
+        self.0
+    }
+}
+
+impl Exclusive<'_> {
+    /// Removes the pages in `range` (page offsets) from the file. May sleep.
+    ///
+    /// Waits for the lock of each folio. The caller has made sure that no guest maps them.
+    pub fn truncate(&self, range: Range<usize>) {
+        if range.is_empty() {
+            return;
+        }
+        let first = (range.start << PAGE_SHIFT) as bindings::loff_t;
+        // SAFETY: The mapping is valid; the range is page aligned and not empty.
+        unsafe {
+            bindings::truncate_inode_pages_range(
+                self.0.as_ptr(),
+                first,
+                // Inclusive.
+                ((range.end << PAGE_SHIFT) - 1) as bindings::uoff_t,
+            )
+        }
+    }
+}
+
+impl Drop for Exclusive<'_> {
+    fn drop(&mut self) {
+        // SAFETY: The guard holds the lock.
+        unsafe { ffi::privmemfd_helper_filemap_invalidate_unlock(self.0.as_ptr()) }
+    }
+}
+
+/// Puts `dst` in the place of `src` in the page cache. Cannot fail.
+///
+/// `dst` takes over that there is content (or not); it is dirty like every page of the mapping.
+/// `src` leaves the file: its `free_folio` callback runs, references that others hold stay good.
+/// `isolated` says that mm has taken `src` off the LRU.
+pub fn replace_folio(_held: &impl Held, src: &Locked, dst: &Locked, isolated: bool) {
+    let content = src.has_content();
+
+    // SAFETY: Both folios are valid and locked; `src` is in the page cache, since its place cannot
+    // change under its lock; `dst` is in no mapping.
+    unsafe { bindings::replace_page_cache_folio(src.as_ptr(), dst.as_ptr()) };
+    if content {
+        dst.set_has_content();
+    }
+    dst.set_dirty();
+    if isolated {
+        // mm frees `src` without putting it back on the LRU, where these flags would be cleared.
+        // SAFETY: The folio is valid and on no LRU list.
+        unsafe { ffi::privmemfd_helper_folio_clear_active(src.as_ptr()) };
+        // SAFETY: As above.
+        unsafe { ffi::privmemfd_helper_folio_clear_unevictable(src.as_ptr()) };
+    }
+}
+
+/// Puts a folio that [`replace_folio`] has brought into the file onto the LRU.
+///
+/// mm does this itself for the folios it brings.
+pub fn add_to_lru(folio: &Locked) {
+    // SAFETY: The folio is valid, in the page cache and not on the LRU.
+    unsafe { bindings::folio_add_lru(folio.as_ptr()) }
+}
+
+/// A new folio of order 0, in no mapping and uncharged. May sleep.
+///
+/// # Errors
+///
+/// `ENOMEM`: no memory (on that node).
+pub fn alloc_folio(mobility: Mobility, node: Node) -> Result<ARef<Folio>> {
+    let mask = gfp(mobility);
+    let ptr = match node {
+        // SAFETY: Has no preconditions but a context that may sleep.
+        Node::Any => unsafe { bindings::folio_alloc_noprof(mask, 0) },
+        // SAFETY: As above; an offline node is a node without memory.
+        Node::Prefer(nid) => unsafe {
+            bindings::__folio_alloc_noprof(mask, 0, nid, core::ptr::null_mut())
+        },
+        Node::Only(nid) => {
+            let mask = mask | ffi::PRIVMEMFD_GFP_THISNODE;
+            // SAFETY: As above.
+            unsafe { bindings::__folio_alloc_noprof(mask, 0, nid, core::ptr::null_mut()) }
+        }
+    };
+    let ptr = NonNull::new(ptr).ok_or(ENOMEM)?;
+    // SAFETY: The allocator returns a folio with one reference, which belongs to the caller.
+    Ok(unsafe { Folio::own(ptr) })
+}
+
+fn gfp(mobility: Mobility) -> bindings::gfp_t {
+    match mobility {
+        Mobility::Movable => ffi::PRIVMEMFD_GFP_MOVABLE,
+        Mobility::Pinned => ffi::PRIVMEMFD_GFP_PINNED,
+    }
+}
+
+/// `struct folio_batch`: up to 31 folios, each with a reference.
+struct FolioBatch(bindings::folio_batch, PhantomData<*mut ()>);
+
+impl FolioBatch {
+    fn new() -> Self {
+        let mut batch = MaybeUninit::<bindings::folio_batch>::zeroed();
+        // SAFETY: `batch` is valid for writes.
+        unsafe { ffi::privmemfd_helper_folio_batch_init(batch.as_mut_ptr()) };
+        // SAFETY: The helper has initialised what matters; the rest is zero, a valid value.
+        Self(unsafe { batch.assume_init() }, PhantomData)
+    }
+
+    fn as_mut_ptr(&mut self) -> *mut bindings::folio_batch {
+        &mut self.0
+    }
+
+    fn folios(&self) -> impl Iterator<Item = &Folio> {
+        self.0.folios[..usize::from(self.0.nr)]
+            .iter()
+            // SAFETY: The first `nr` entries are folios that the batch has a reference to.
+            .map(|ptr| unsafe { Folio::from_raw(*ptr) })
+    }
+
+    fn release(&mut self) {
+        // SAFETY: The batch is valid.
+        unsafe { ffi::privmemfd_helper_folio_batch_release(&mut self.0) };
+    }
+}
+
+impl Drop for FolioBatch {
+    fn drop(&mut self) {
+        self.release();
+    }
+}

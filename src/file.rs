@@ -1,0 +1,186 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The privmemfd itself: an object, its pages, and who may do what to them when.
+//!
+//! # Locks
+//!
+//! | lock | protects | taken by |
+//! |---|---|---|
+//! | `invalidate_lock`, exclusive | bindings; pages going away | bind, unbind (KVM); punch hole, release |
+//! | `invalidate_lock`, shared | both stay as they are | allocate, move; migrate and poison by trylock only |
+//! | folio lock | a page's place in the file, its content while it moves | everything that looks a page up |
+//!
+//! In this order; `kvm->slots_lock` is outside, `kvm->mmu_lock` inside. mm calls
+//! [`aops`] with a folio lock held, maybe from direct compaction in a task that holds the
+//! `invalidate_lock` of the same file: there it may only be tried, never waited for.
+//!
+//! # Life
+//!
+//! A memslot holds a reference to the file, the file holds the module. When the last reference
+//! goes, no memslot is left, so no guest maps a page: release takes all pages out and erases them.
+
+mod allocate;
+mod aops;
+mod ioctl;
+
+pub(crate) use aops::start_queue;
+
+use crate::{
+    kvm_binding,
+    stats::{
+        Relocations,
+        TOTALS, //
+    },
+    uapi, //
+};
+use kernel::{
+    fs::File,
+    prelude::*,
+    seq_file::{
+        seq_print,
+        SeqFile, //
+    },
+    sync::{
+        aref::ARef,
+        Arc, //
+    }, //
+};
+use privmemfd_kernel::{
+    fs::private_file::{
+        self,
+        Attached,
+        Fallocate,
+        FileTables,
+        MigrateMode,
+        PrivateFile, //
+    },
+    kvm::Bindings,
+    mm::{
+        folio::{
+            Locked,
+            LockedFolio, //
+        },
+        mapping::{
+            Mobility,
+            Node, //
+        }, //
+    },
+    trace, //
+};
+
+/// The file as it is attached to its pages.
+pub(crate) type Attachment = Attached<PrivMem>;
+
+/// What a privmemfd is, beside its pages.
+#[pin_data]
+pub(crate) struct PrivMem {
+    #[pin]
+    pub(crate) bindings: Bindings,
+    mobility: Mobility,
+    node: Node,
+    relocations: Relocations,
+}
+
+static TABLES: FileTables<PrivMem> = FileTables::new();
+
+/// Makes a privmemfd. May sleep. See `PRIVMEMFD_CREATE` for errors.
+pub(crate) fn create(size: u64, mobility: Mobility, node: Node) -> Result<ARef<File>> {
+    let object = Arc::pin_init(
+        try_pin_init!(PrivMem {
+            bindings <- Bindings::new(),
+            mobility,
+            node,
+            relocations: Relocations::new(),
+        }),
+        GFP_KERNEL,
+    )?;
+    let file = private_file::create(c"[privmemfd]", object, size, mobility)?;
+    TOTALS.files_created.add(1);
+    let nid = match node {
+        Node::Any => -1,
+        Node::Prefer(nid) | Node::Only(nid) => nid,
+    };
+    trace::create(private_file::ino(&file), size, uapi::flags_of(mobility), nid);
+    Ok(file)
+}
+
+/// The folio at page offset `index`, allocated if there is none. May sleep.
+///
+/// # Errors
+///
+/// `EHWPOISON`: the memory of the page has failed. `ENOMEM`.
+pub(crate) fn get_folio(file: &Attachment, index: usize) -> Result<LockedFolio> {
+    let object = file.object();
+    let folio = file
+        .mapping()
+        .lock_or_alloc_folio(index, object.mobility, object.node)?;
+    if folio.is_poisoned() {
+        return Err(EHWPOISON);
+    }
+    Ok(folio)
+}
+
+#[vtable]
+impl PrivateFile for PrivMem {
+    fn tables() -> &'static FileTables<Self> {
+        &TABLES
+    }
+
+    fn ioctl(file: &Attachment, cmd: u32, arg: usize) -> Result<isize> {
+        ioctl::ioctl(file, cmd, arg)
+    }
+
+    fn fallocate(file: &Attachment, what: Fallocate, pages: core::ops::Range<usize>) -> Result {
+        match what {
+            Fallocate::Allocate => allocate::allocate(file, pages),
+            Fallocate::PunchHole => {
+                allocate::punch_hole(file, pages);
+                Ok(())
+            }
+        }
+    }
+
+    fn release(file: &Attachment) {
+        allocate::punch_hole(file, 0..file.mapping().size() / kernel::page::PAGE_SIZE);
+    }
+
+    fn migrate(file: &Attachment, dst: &Locked, src: &Locked, mode: MigrateMode) -> Result {
+        aops::migrate(file, dst, src, mode)
+    }
+
+    fn poisoned(file: &Attachment, folio: &Locked) {
+        aops::poisoned(file, folio);
+    }
+
+    fn show_fdinfo(file: &Attachment, m: &SeqFile) {
+        let object = file.object();
+        seq_print!(m, "privmemfd-flags:\t{:#x}\n", uapi::flags_of(object.mobility));
+        seq_print!(m, "privmemfd-size:\t{}\n", file.mapping().size());
+        seq_print!(m, "privmemfd-pages:\t{}\n", file.mapping().nr_pages());
+        seq_print!(m, "privmemfd-vms:\t{}\n", object.bindings.vms());
+        seq_print!(m, "privmemfd-slots:\t{}\n", object.bindings.slots());
+        seq_print!(m, "privmemfd-relocated:\t{}\n", object.relocations.done());
+    }
+}
+
+impl PrivMem {
+    /// Counts how the relocation of one page has ended.
+    fn count(&self, outcome: Result<(), crate::relocate::Refusal>) {
+        self.relocations.count(outcome);
+        TOTALS.relocations.count(outcome);
+    }
+}
+
+/// The tables, for KVM to know our files by.
+pub(crate) const fn tables() -> &'static FileTables<PrivMem> {
+    &TABLES
+}
+
+/// Unmaps `pages` in every VM for as long as the result lives.
+fn keep_guests_off<'a>(
+    file: &'a Attachment,
+    pages: core::ops::Range<usize>,
+    held: &'a impl privmemfd_kernel::mm::mapping::Held,
+) -> privmemfd_kernel::kvm::Invalidation<'a> {
+    kvm_binding::KVM.invalidate(&file.object().bindings, pages, held)
+}

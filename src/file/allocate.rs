@@ -1,0 +1,42 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! `fallocate(2)`: memory comes and goes.
+
+use super::{
+    get_folio,
+    keep_guests_off,
+    Attachment, //
+};
+use core::ops::Range;
+use kernel::{
+    current,
+    prelude::*, //
+};
+use privmemfd_kernel::mm::cond_resched;
+
+/// Gives memory to every page of the range that has none. May sleep; a signal ends it.
+///
+/// Pages that were allocated before an error stay.
+///
+/// # Errors
+///
+/// `EINTR`, `ENOMEM`. `EHWPOISON`: a page's memory has failed; punch a hole there first.
+pub(super) fn allocate(file: &Attachment, pages: Range<usize>) -> Result {
+    let _held = file.mapping().lock_shared();
+    for index in pages {
+        if current!().signal_pending() {
+            return Err(EINTR);
+        }
+        drop(get_folio(file, index)?);
+        cond_resched();
+    }
+    Ok(())
+}
+
+/// Takes the memory of every page of the range: no VM maps it any more, it is erased and free.
+/// May sleep. Cannot fail.
+pub(super) fn punch_hole(file: &Attachment, pages: Range<usize>) {
+    let held = file.mapping().lock_exclusive();
+    let _kept_off = keep_guests_off(file, pages.clone(), &held);
+    held.truncate(pages);
+}

@@ -1,0 +1,113 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Files as KVM sees them: memory for memslots, and guests to be kept off pages.
+
+use crate::{
+    file::{
+        self,
+        Attachment,
+        PrivMem, //
+    },
+    module_parameters,
+    relocate::Guests,
+    stats::TOTALS, //
+};
+use core::ops::Range;
+use kernel::{
+    fs::File,
+    prelude::*,
+    sync::aref::ARef, //
+};
+use privmemfd_kernel::{
+    kvm::{
+        Bindings,
+        Connection,
+        Kvm,
+        Move,
+        NotConnected,
+        Provider,
+        ProviderTable,
+        VmId, //
+    },
+    mm::{
+        folio::LockedFolio,
+        mapping::{
+            Held,
+            Mobility,
+            Node, //
+        }, //
+    },
+    trace, //
+};
+
+/// The connection to KVM.
+pub(crate) static KVM: Kvm = Kvm::new();
+
+static PROVIDER: ProviderTable<PrivMem> = ProviderTable::new(file::tables());
+
+/// Offers our files to KVM. Without KVM everything but binding works.
+pub(crate) fn connect() -> Option<Connection<PrivMem>> {
+    match KVM.connect(&PROVIDER) {
+        Ok(connection) => {
+            pr_info!("KVM binding is on\n");
+            return Some(connection);
+        }
+        Err(NotConnected::NoKvm) => {
+            pr_warn!("KVM binding is off: kvm.ko is not loaded; load it before privmemfd.ko\n");
+        }
+        Err(NotConnected::NoInterface) => {
+            pr_warn!(
+                "KVM binding is off: this kvm.ko takes no provider of guest memory; \
+                 build one with the patches of privmemfd\n"
+            );
+        }
+        Err(NotConnected::Refused(e)) => {
+            pr_warn!(
+                "KVM binding is off: KVM has another provider, or its interface is of another \
+                 version ({e:?})\n"
+            );
+        }
+    }
+    None
+}
+
+#[vtable]
+impl Provider for PrivMem {
+    fn bindings(&self) -> &Bindings {
+        &self.bindings
+    }
+
+    fn get_folio(file: &Attachment, index: usize) -> Result<LockedFolio> {
+        file::get_folio(file, index)
+    }
+
+    fn create_for_kvm(size: u64, _movable: bool) -> Result<ARef<File>> {
+        // KVM asks only for what `serves_private()` or the VMM says is movable.
+        let file = file::create(size, Mobility::Movable, Node::Any)?;
+        TOTALS.files_created_kvm.add(1);
+        Ok(file)
+    }
+
+    fn serves_private() -> bool {
+        module_parameters::serve_all.value()
+    }
+
+    fn bound(file: &Attachment, vm: VmId, pages: Range<usize>) {
+        TOTALS.slots_bound.add(1);
+        trace::bind(file.mapping().ino(), vm, pages);
+    }
+
+    fn unbound(file: &Attachment, vm: VmId, pages: Range<usize>) {
+        TOTALS.slots_unbound.add(1);
+        trace::unbind(file.mapping().ino(), vm, pages);
+    }
+}
+
+/// The VMs that a file is bound to, as the relocation engine sees them.
+pub(crate) struct BoundGuests<'a>(pub(crate) &'a Bindings);
+
+impl Guests for BoundGuests<'_> {
+    fn quiesce(&self, moves: &mut [Move<'_>], held: &impl Held) -> Result {
+        KVM.relocate(self.0, moves, held)
+    }
+}

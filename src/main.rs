@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! privmemfd: guest-private memory that the host can still move.
+//!
+//! A privmemfd is a file whose content nobody on the host can read, write or map; a VM uses it as
+//! guest_memfd. Data flows one way:
+//!
+//! ```text
+//! mm core  ->  file/aops  -+
+//!                          +->  relocate  ->  backend
+//! ioctl    ->  file/ioctl -+       |
+//!                                  +------->  kvm_binding  ->  KVM
+//! KVM      ->  kvm_binding  ->  file
+//! ```
+//!
+//! All unsafe code is in the crate `privmemfd_kernel` below this one, see its documentation for
+//! the lock order.
+
+#![forbid(unsafe_code)]
+
+mod backend;
+mod control;
+mod file;
+mod kvm_binding;
+mod relocate;
+mod stats;
+mod uapi;
+
+use kernel::{
+    debugfs::Scope,
+    miscdevice::{
+        MiscDeviceOptions,
+        MiscDeviceRegistration, //
+    },
+    prelude::*, //
+};
+use privmemfd_kernel::{
+    kvm::Connection,
+    workqueue::Started, //
+};
+
+module! {
+    type: PrivMemFdModule,
+    name: "privmemfd",
+    authors: ["The privmemfd developers"],
+    description: "Guest-private memory that the host can still move",
+    license: "GPL",
+    params: {
+        serve_all: bool {
+            default: false,
+            description: "Serve every KVM_CREATE_GUEST_MEMFD for private memory with movable memory, also for VMMs that do not ask for it",
+        },
+    },
+}
+
+/// The loaded module.
+///
+/// Fields are dropped in this order: first no new file can be made, then work that was put off
+/// ends, then the counters go. Files pin the module, so none exists by then.
+#[pin_data]
+struct PrivMemFdModule {
+    _kvm: Option<Connection<file::PrivMem>>,
+    #[pin]
+    _device: MiscDeviceRegistration<control::Control>,
+    _queue: Started,
+    #[pin]
+    _debugfs: Scope<&'static stats::Totals>,
+}
+
+impl kernel::InPlaceModule for PrivMemFdModule {
+    fn init(_module: &'static ThisModule) -> impl PinInit<Self, Error> {
+        try_pin_init!(Self {
+            _debugfs <- stats::show(),
+            _queue: file::start_queue()?,
+            _device <- MiscDeviceRegistration::register(MiscDeviceOptions {
+                name: c"privmemfd",
+            }),
+            // Last: KVM may ask for files at once.
+            _kvm: kvm_binding::connect(),
+        })
+    }
+}

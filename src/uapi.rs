@@ -1,0 +1,383 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The user interface: raw structures in, checked requests out.
+//!
+//! The only place that reads or writes user memory. The layout is that of
+//! `include/uapi/linux/privmemfd.h`, which is also where meaning and errors are documented.
+
+use kernel::{
+    ioctl::{
+        _IOW,
+        _IOWR, //
+    },
+    page::PAGE_SIZE,
+    prelude::*,
+    uaccess::{
+        UserPtr,
+        UserSlice, //
+    }, //
+};
+use privmemfd_kernel::{
+    ffi::uapi as c,
+    mm::{
+        folio::Zone,
+        mapping::{
+            Mobility,
+            Node, //
+        },
+        node_online, //
+    }, //
+};
+use zerocopy::IntoBytes;
+use zerocopy_derive::{
+    FromBytes,
+    Immutable,
+    IntoBytes, //
+};
+
+pub(crate) const CREATE: u32 = _IOW::<RawCreate>(c::PRIVMEMFD_IOC, 0x00);
+pub(crate) const STAT: u32 = _IOWR::<RawStat>(c::PRIVMEMFD_IOC, 0x01);
+pub(crate) const PAGES: u32 = _IOW::<RawPages>(c::PRIVMEMFD_IOC, 0x02);
+pub(crate) const MOVE: u32 = _IOWR::<RawMove>(c::PRIVMEMFD_IOC, 0x03);
+
+pub(crate) const REFUSED_PINNED: u32 = c::PRIVMEMFD_REFUSED_PINNED;
+pub(crate) const REFUSED_BUSY: u32 = c::PRIVMEMFD_REFUSED_BUSY;
+pub(crate) const REFUSED_GUEST: u32 = c::PRIVMEMFD_REFUSED_GUEST;
+pub(crate) const REFUSED_POISON: u32 = c::PRIVMEMFD_REFUSED_POISON;
+pub(crate) const REFUSED_BACKEND: u32 = c::PRIVMEMFD_REFUSED_BACKEND;
+pub(crate) const REFUSED_NOMEM: u32 = c::PRIVMEMFD_REFUSED_NOMEM;
+
+pub(crate) const PFN_NONE: u64 = u64::MAX;
+
+const MOVABLE: u64 = 1 << 0;
+const PINNED: u64 = 1 << 1;
+const CLOEXEC: u64 = 1 << 2;
+
+const NR_ZONES: usize = c::PRIVMEMFD_NR_ZONES as usize;
+const NR_REFUSED: usize = c::PRIVMEMFD_NR_REFUSED as usize;
+
+#[repr(C)]
+#[derive(Default, FromBytes, Immutable, IntoBytes)]
+struct RawCreate {
+    size: u64,
+    flags: u64,
+    node: i32,
+    pad: u32,
+    reserved: [u64; 4],
+}
+
+#[repr(C)]
+#[derive(Default, FromBytes, Immutable, IntoBytes)]
+struct RawStat {
+    node: i32,
+    pad: u32,
+    flags: u64,
+    size: u64,
+    pages: u64,
+    zone_pages: [u64; NR_ZONES],
+    poisoned: u64,
+    vms: u64,
+    slots: u64,
+    relocated: u64,
+    refused: [u64; NR_REFUSED],
+    reserved: [u64; 4],
+}
+
+#[repr(C)]
+#[derive(Default, FromBytes, Immutable, IntoBytes)]
+struct RawPages {
+    offset: u64,
+    len: u64,
+    pfns: u64,
+    reserved: [u64; 4],
+}
+
+#[repr(C)]
+#[derive(Default, FromBytes, Immutable, IntoBytes)]
+struct RawMove {
+    offset: u64,
+    len: u64,
+    node: i32,
+    flags: u32,
+    moved: u64,
+    reserved: [u64; 4],
+}
+
+const _: () = {
+    assert!(size_of::<RawCreate>() == c::SIZE_CREATE);
+    assert!(size_of::<RawStat>() == c::SIZE_STAT);
+    assert!(size_of::<RawPages>() == c::SIZE_PAGES);
+    assert!(size_of::<RawMove>() == c::SIZE_MOVE);
+};
+
+fn read<T: Default + zerocopy::FromBytes + zerocopy::IntoBytes>(arg: usize) -> Result<T> {
+    let mut raw = T::default();
+    UserSlice::new(UserPtr::from_addr(arg), size_of::<T>())
+        .reader()
+        .read_slice(raw.as_mut_bytes())?;
+    Ok(raw)
+}
+
+fn write<T: zerocopy::IntoBytes + zerocopy::Immutable>(arg: usize, raw: &T) -> Result {
+    UserSlice::new(UserPtr::from_addr(arg), size_of::<T>())
+        .writer()
+        .write_slice(raw.as_bytes())
+}
+
+/// Refuses anything but zeroes, so that the field can get a meaning one day.
+fn reserved(fields: &[u64]) -> Result {
+    if fields.iter().any(|field| *field != 0) {
+        return Err(EINVAL);
+    }
+    Ok(())
+}
+
+/// A node that the user has named, or all of them.
+fn node(nid: i32) -> Result<Option<i32>> {
+    match nid {
+        c::PRIVMEMFD_NODE_ANY => Ok(None),
+        nid if node_online(nid) => Ok(Some(nid)),
+        _ => Err(EINVAL),
+    }
+}
+
+/// Page offsets of a range of bytes, which must be within a file of `size` bytes.
+pub(crate) fn page_range(offset: u64, len: u64, size: usize) -> Result<core::ops::Range<usize>> {
+    let start = usize::try_from(offset)?;
+    let len = usize::try_from(len)?;
+    let end = start.checked_add(len).ok_or(EINVAL)?;
+    if start % PAGE_SIZE != 0 || len % PAGE_SIZE != 0 || end > size {
+        return Err(EINVAL);
+    }
+    Ok(start / PAGE_SIZE..end / PAGE_SIZE)
+}
+
+/// Index into `zone_pages`.
+pub(crate) fn zone_index(zone: Zone) -> usize {
+    let index = match zone {
+        Zone::Dma => c::PRIVMEMFD_ZONE_DMA,
+        Zone::Dma32 => c::PRIVMEMFD_ZONE_DMA32,
+        Zone::Normal => c::PRIVMEMFD_ZONE_NORMAL,
+        Zone::Movable => c::PRIVMEMFD_ZONE_MOVABLE,
+        Zone::Device => c::PRIVMEMFD_ZONE_DEVICE,
+    };
+    index as usize
+}
+
+/// The `flags` that a file with this mobility was made with.
+pub(crate) fn flags_of(mobility: Mobility) -> u64 {
+    match mobility {
+        Mobility::Movable => MOVABLE,
+        Mobility::Pinned => PINNED,
+    }
+}
+
+/// A checked `PRIVMEMFD_CREATE`.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Create {
+    pub(crate) size: u64,
+    pub(crate) mobility: Mobility,
+    pub(crate) node: Node,
+    pub(crate) cloexec: bool,
+}
+
+impl Create {
+    pub(crate) fn read(arg: usize) -> Result<Self> {
+        read::<RawCreate>(arg)?.try_into()
+    }
+}
+
+impl TryFrom<RawCreate> for Create {
+    type Error = Error;
+
+    fn try_from(raw: RawCreate) -> Result<Self> {
+        reserved(&raw.reserved)?;
+        reserved(&[u64::from(raw.pad)])?;
+        if raw.flags & !(MOVABLE | PINNED | CLOEXEC) != 0 {
+            return Err(EINVAL);
+        }
+        if raw.size == 0 || raw.size % PAGE_SIZE as u64 != 0 || i64::try_from(raw.size).is_err() {
+            return Err(EINVAL);
+        }
+        Ok(Self {
+            size: raw.size,
+            mobility: match raw.flags & (MOVABLE | PINNED) {
+                MOVABLE => Mobility::Movable,
+                PINNED => Mobility::Pinned,
+                _ => return Err(EINVAL),
+            },
+            node: node(raw.node)?.map_or(Node::Any, Node::Prefer),
+            cloexec: raw.flags & CLOEXEC != 0,
+        })
+    }
+}
+
+/// A checked `PRIVMEMFD_STAT`.
+pub(crate) struct Stat {
+    raw: RawStat,
+    /// Count the pages of this node only.
+    pub(crate) node: Option<i32>,
+}
+
+/// What `PRIVMEMFD_STAT` answers.
+pub(crate) struct StatAnswer {
+    pub(crate) flags: u64,
+    pub(crate) size: u64,
+    pub(crate) zone_pages: [u64; NR_ZONES],
+    pub(crate) poisoned: u64,
+    pub(crate) vms: u64,
+    pub(crate) slots: u64,
+    pub(crate) relocated: u64,
+    pub(crate) refused: [u64; NR_REFUSED],
+}
+
+impl Stat {
+    pub(crate) fn read(arg: usize) -> Result<Self> {
+        let raw = read::<RawStat>(arg)?;
+        reserved(&raw.reserved)?;
+        reserved(&[u64::from(raw.pad)])?;
+        let node = node(raw.node)?;
+        Ok(Self { raw, node })
+    }
+
+    pub(crate) fn answer(self, arg: usize, answer: &StatAnswer) -> Result {
+        let raw = RawStat {
+            flags: answer.flags,
+            size: answer.size,
+            pages: answer.zone_pages.iter().sum(),
+            zone_pages: answer.zone_pages,
+            poisoned: answer.poisoned,
+            vms: answer.vms,
+            slots: answer.slots,
+            relocated: answer.relocated,
+            refused: answer.refused,
+            ..self.raw
+        };
+        write(arg, &raw)
+    }
+}
+
+/// A checked `PRIVMEMFD_PAGES`.
+pub(crate) struct Pages {
+    pub(crate) range: core::ops::Range<usize>,
+    pfns: usize,
+}
+
+impl Pages {
+    pub(crate) fn read(arg: usize, size: usize) -> Result<Self> {
+        let raw = read::<RawPages>(arg)?;
+        reserved(&raw.reserved)?;
+        Ok(Self {
+            range: page_range(raw.offset, raw.len, size)?,
+            pfns: usize::try_from(raw.pfns)?,
+        })
+    }
+
+    /// Writes page frame numbers; `position` counts from the start of the range.
+    pub(crate) fn write(&self, position: usize, pfns: &[u64]) -> Result {
+        let addr = position
+            .checked_mul(size_of::<u64>())
+            .and_then(|bytes| self.pfns.checked_add(bytes))
+            .ok_or(EFAULT)?;
+        UserSlice::new(UserPtr::from_addr(addr), size_of_val(pfns))
+            .writer()
+            .write_slice(pfns.as_bytes())
+    }
+}
+
+/// A checked `PRIVMEMFD_MOVE`.
+pub(crate) struct MoveRequest {
+    raw: RawMove,
+    pub(crate) range: core::ops::Range<usize>,
+    /// Where to; `None` is any new place.
+    pub(crate) node: Option<i32>,
+}
+
+impl MoveRequest {
+    pub(crate) fn read(arg: usize, size: usize) -> Result<Self> {
+        let raw = read::<RawMove>(arg)?;
+        reserved(&raw.reserved)?;
+        if raw.flags != 0 {
+            return Err(EINVAL);
+        }
+        Ok(Self {
+            range: page_range(raw.offset, raw.len, size)?,
+            node: node(raw.node)?,
+            raw,
+        })
+    }
+
+    /// Tells how many pages were moved.
+    pub(crate) fn answer(self, arg: usize, moved: u64) -> Result {
+        write(arg, &RawMove { moved, ..self.raw })
+    }
+}
+
+#[kunit_tests(privmemfd_uapi)]
+mod tests {
+    use super::*;
+
+    fn create() -> RawCreate {
+        RawCreate {
+            size: PAGE_SIZE as u64,
+            flags: MOVABLE,
+            node: c::PRIVMEMFD_NODE_ANY,
+            ..RawCreate::default()
+        }
+    }
+
+    #[test]
+    fn create_takes_exactly_one_mobility() {
+        assert!(Create::try_from(create()).is_ok());
+        for flags in [0, MOVABLE | PINNED, CLOEXEC] {
+            let raw = RawCreate { flags, ..create() };
+            assert_eq!(Create::try_from(raw), Err(EINVAL));
+        }
+    }
+
+    #[test]
+    fn create_refuses_every_unknown_flag() {
+        for bit in 3..64 {
+            let flags = MOVABLE | (1 << bit);
+            let raw = RawCreate { flags, ..create() };
+            assert_eq!(Create::try_from(raw), Err(EINVAL));
+        }
+    }
+
+    #[test]
+    fn create_refuses_reserved_fields() {
+        let raw = RawCreate { pad: 1, ..create() };
+        assert_eq!(Create::try_from(raw), Err(EINVAL));
+        for i in 0..4 {
+            let mut raw = create();
+            raw.reserved[i] = 1;
+            assert_eq!(Create::try_from(raw), Err(EINVAL));
+        }
+    }
+
+    #[test]
+    fn create_refuses_sizes_no_file_has() {
+        for size in [0, 1, PAGE_SIZE as u64 + 1, 1 << 63, u64::MAX] {
+            let raw = RawCreate { size, ..create() };
+            assert_eq!(Create::try_from(raw), Err(EINVAL));
+        }
+    }
+
+    #[test]
+    fn page_range_stays_within_the_file() {
+        let page = PAGE_SIZE as u64;
+        let size = 4 * PAGE_SIZE;
+        assert_eq!(page_range(page, 3 * page, size), Ok(1..4));
+        assert_eq!(page_range(0, 0, size), Ok(0..0));
+        for (offset, len) in [
+            (1, page),
+            (0, page - 1),
+            (page, 4 * page),
+            (5 * page, 0),
+            (u64::MAX - page + 1, page),
+            (u64::MAX - page + 1, 2 * page),
+        ] {
+            assert_eq!(page_range(offset, len, size), Err(EINVAL));
+        }
+    }
+}
