@@ -1,0 +1,174 @@
+// SPDX-License-Identifier: GPL-2.0
+//! `privmemfd-demo`: a guest writes and verifies its private memory without
+//! pause while the host compacts memory, takes memory blocks offline,
+//! allocates contiguous memory and moves pages between nodes. Ends with a
+//! verdict.
+
+mod hog;
+mod phases;
+mod report;
+mod stage;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::{Parser, Subcommand};
+use privmemctl::draw::{bytes, number};
+use privmemfd_ioctls::Refusal;
+
+use crate::report::Report;
+use crate::stage::Stage;
+
+/// Run a guest on private memory while the host moves it.
+///
+/// Needs root, a Linux kernel with the patched kvm.ko and privmemfd.ko loaded,
+/// and memory blocks in ZONE_MOVABLE (boot with movablecore=). Takes memory
+/// offline and fills nodes: meant for a test VM, not for a machine in use.
+#[derive(Parser)]
+#[command(version)]
+struct Cli {
+    /// MiB of private memory
+    #[arg(long, default_value_t = 96, value_parser = clap::value_parser!(u64).range(64..=3072))]
+    mib: u64,
+    /// Virtual CPUs
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..=16))]
+    vcpus: u64,
+    /// Bytes from one verified 8-byte cell to the next; 8 verifies every byte
+    #[arg(long, default_value_t = 8, value_parser = parse_stride)]
+    stride: u64,
+    /// Relocations that must happen
+    #[arg(long, default_value_t = 20_000)]
+    target: u64,
+    /// Most rounds of taking memory blocks offline
+    #[arg(long, default_value_t = 12)]
+    rounds: u32,
+    /// Write the result to this file
+    #[arg(long)]
+    json: Option<PathBuf>,
+    /// No live line, even on a terminal
+    #[arg(long)]
+    plain: bool,
+    #[command(subcommand)]
+    helper: Option<Helper>,
+}
+
+#[derive(Subcommand)]
+enum Helper {
+    /// Change the state of a memory block (used by the demonstration itself)
+    #[command(hide = true)]
+    SetState {
+        /// Number of the block
+        index: String,
+        /// What to write
+        state: String,
+    },
+}
+
+fn parse_stride(text: &str) -> Result<u64, String> {
+    match text.parse() {
+        Ok(n) if (8..=4096).contains(&n) && u64::is_power_of_two(n) => Ok(n),
+        _ => Err("a power of two from 8 to 4096".into()),
+    }
+}
+
+fn run(cli: &Cli) -> anyhow::Result<Report> {
+    let size = cli.mib << 20;
+    println!(
+        "privmemfd: a guest with {} vCPUs and {} MiB of private memory ({} pages)",
+        cli.vcpus,
+        cli.mib,
+        number(size >> 12)
+    );
+    let stage = Stage::open(size, cli.vcpus, cli.stride, cli.plain)?;
+    println!("the guest wrote all of it and now verifies and rewrites it without pause");
+
+    let mut phases = Vec::new();
+    phases.push(
+        stage.phase("compact", "memory is fragmented, then compacted", |notes| {
+            phases::compact(&stage, 3, size >> 13, notes)
+        })?,
+    );
+    let mut offlined = 0;
+    phases.push(stage.phase(
+        "offline",
+        "every movable memory block with guest pages goes offline and comes back",
+        |notes| {
+            offlined += phases::offline(&stage, cli.rounds, cli.target, notes)?;
+            Ok(())
+        },
+    )?);
+    phases.push(stage.phase(
+        "cma",
+        "contiguous memory is allocated over guest pages",
+        |notes| phases::contiguous(&stage, notes),
+    )?);
+    phases.push(stage.phase(
+        "move",
+        "an administrator moves the guest to the other node and back",
+        |notes| phases::on_request(&stage, notes),
+    )?);
+
+    let (fd, progress) = stage.close()?;
+    println!("\nthe guest stopped after verifying everything once more");
+    if let Some(first) = &progress.first {
+        println!("  first wrong cell: {first:x?}");
+    }
+    let stat = fd.stat()?;
+    Ok(Report {
+        backend: "software",
+        guest_pages: size >> 12,
+        relocated_pages: stat.relocated,
+        target: cli.target,
+        verified_bytes: progress.verified,
+        mismatches: progress.mismatches,
+        offlined_blocks: offlined,
+        refused: Refusal::ALL
+            .into_iter()
+            .map(|r| (r.name(), stat.refused_for(r)))
+            .filter(|(_, count)| *count > 0)
+            .collect(),
+        phases,
+        kernel_reports: None,
+    })
+}
+
+fn finish(cli: &Cli) -> anyhow::Result<bool> {
+    let report = run(cli)?;
+    if let Some(path) = &cli.json {
+        let text = serde_json::to_string_pretty(&report)? + "\n";
+        std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    let refused: u64 = report.refused.values().sum();
+    println!(
+        "\n  pages moved      {:>12}",
+        number(report.relocated_pages)
+    );
+    println!("  pages refused    {:>12}", number(refused));
+    println!("  blocks offlined  {:>12}", number(report.offlined_blocks));
+    println!("  guest verified   {:>12}", bytes(report.verified_bytes));
+    println!("  mismatches       {:>12}", number(report.mismatches));
+    let complaints = report.complaints();
+    if complaints.is_empty() {
+        println!("\nPASS: the guest kept every byte");
+    }
+    for complaint in &complaints {
+        println!("\nFAIL: {complaint}");
+    }
+    Ok(complaints.is_empty())
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    if let Some(Helper::SetState { index, state }) = &cli.helper {
+        return ExitCode::from(u8::try_from(phases::write_state(index, state)).unwrap_or(5));
+    }
+    match finish(&cli) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(e) => {
+            println!("\nFAIL: {e:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,280 @@
+// SPDX-License-Identifier: GPL-2.0
+//! What the host does to the guest's memory.
+
+use std::fs;
+use std::io;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{bail, Context};
+use privmemctl::draw::number;
+use privmemctl::memory::{Block, Census, MemoryMap};
+
+use crate::hog::Hog;
+use crate::stage::Stage;
+
+/// Longest wait for one memory block to go offline: the kernel itself tries
+/// for ever.
+const OFFLINE_LIMIT: Duration = Duration::from_secs(60);
+/// Memory that stays free on a node that is filled.
+const SPARE: u64 = 192 << 20;
+
+type Notes = Vec<String>;
+
+fn busiest_node(map: &MemoryMap, census: &Census) -> Option<u32> {
+    let nodes = map.per_node(census);
+    nodes.into_iter().max_by_key(|(_, pages)| *pages)?.0
+}
+
+/// Fragments the memory around the guest's pages, then compacts it.
+pub fn compact(stage: &Stage, tries: u32, enough: u64, notes: &mut Notes) -> anyhow::Result<()> {
+    let from = stage.sample()?.relocated;
+    for attempt in 1..=tries {
+        let (map, census) = stage.census()?;
+        let node = busiest_node(&map, &census).context("the guest's pages are on no known node")?;
+        let hog = Hog::fill(node, SPARE)?;
+        // Odd and even pages in turn, so that the holes lie elsewhere each time.
+        hog.punch(attempt as usize % 2, 2)?;
+        fs::write("/proc/sys/vm/compact_memory", "1")?;
+        let moved = stage.sample()?.relocated - from;
+        if moved >= enough {
+            return Ok(());
+        }
+        if attempt == tries {
+            notes.push(format!(
+                "compaction moved {} of the guest's pages in {tries} rounds over {} MiB of holes",
+                number(moved),
+                hog.bytes() >> 21
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// Takes every movable block that holds guest pages offline and back, round
+/// after round. Returns how many went offline.
+pub fn offline(stage: &Stage, rounds: u32, target: u64, notes: &mut Notes) -> anyhow::Result<u64> {
+    let mut offlined = 0;
+    for round in 0..rounds {
+        if round > 0 && stage.sample()?.relocated >= target {
+            break;
+        }
+        let (map, census) = stage.census()?;
+        let mut any = false;
+        for (index, pages) in census {
+            let block = map.block(index);
+            if !block.is_movable() {
+                notes.push(format!(
+                    "memory{index} holds {} pages but is in zone {}: not tried",
+                    number(pages),
+                    block.zone
+                ));
+                continue;
+            }
+            match set_state(&block, "offline") {
+                Ok(()) => {
+                    offlined += 1;
+                    any = true;
+                    let left = stage.census()?.1.get(&index).copied().unwrap_or(0);
+                    if left > 0 {
+                        notes.push(format!(
+                            "memory{index} is offline with {left} guest pages in it"
+                        ));
+                    }
+                    set_state(&block, "online_movable")
+                        .with_context(|| format!("memory{index} does not come back"))?;
+                }
+                Err(e) => notes.push(format!("memory{index} refused to go offline: {e}")),
+            }
+        }
+        if !any {
+            break;
+        }
+    }
+    notes.dedup();
+    Ok(offlined)
+}
+
+/// Changes the state of a block by a child process that can be killed: going
+/// offline ends by itself or by a signal only.
+fn set_state(block: &Block, state: &str) -> io::Result<()> {
+    let mut child = Command::new("/proc/self/exe")
+        .args(["set-state", &block.index.to_string(), state])
+        .stdout(Stdio::null())
+        .spawn()?;
+    let end = Instant::now() + OFFLINE_LIMIT;
+    loop {
+        if let Some(status) = child.try_wait()? {
+            return match status.code() {
+                Some(0) => Ok(()),
+                Some(errno) => Err(io::Error::from_raw_os_error(errno)),
+                None => Err(io::Error::other("killed")),
+            };
+        }
+        if Instant::now() > end {
+            child.kill()?;
+            child.wait()?;
+            return Err(io::Error::other(format!(
+                "no end after {OFFLINE_LIMIT:?}, killed"
+            )));
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// A contiguous memory area that drivers can allocate from.
+#[derive(Debug)]
+struct Cma {
+    dir: PathBuf,
+    frames: Range<u64>,
+}
+
+fn cma_areas() -> Vec<Cma> {
+    let number =
+        |path: PathBuf| -> Option<u64> { fs::read_to_string(path).ok()?.trim().parse().ok() };
+    let areas = fs::read_dir("/sys/kernel/debug/cma").into_iter().flatten();
+    areas
+        .flatten()
+        .filter_map(|entry| {
+            let dir = entry.path();
+            // Kernels differ in whether an area is split into ranges.
+            let inside = |file: &str| {
+                let plain = dir.join(file);
+                if plain.exists() {
+                    plain
+                } else {
+                    dir.join("ranges/0").join(file)
+                }
+            };
+            let base = number(inside("base_pfn"))?;
+            let count = number(dir.join("count"))?;
+            Some(Cma {
+                frames: base..base + count,
+                dir,
+            })
+        })
+        .collect()
+}
+
+fn pages_in(stage: &Stage, frames: &Range<u64>) -> anyhow::Result<u64> {
+    let pfns = stage.fd.pages(0..stage.size)?;
+    Ok(pfns.iter().flatten().filter(|p| frames.contains(p)).count() as u64)
+}
+
+/// Lets the guest's pages get into a CMA area, then allocates it from under them.
+pub fn contiguous(stage: &Stage, notes: &mut Notes) -> anyhow::Result<()> {
+    let Some(cma) = cma_areas()
+        .into_iter()
+        .max_by_key(|c| c.frames.end - c.frames.start)
+    else {
+        notes.push("no CMA area (boot with cma=64M, mount debugfs)".into());
+        return Ok(());
+    };
+    let mut inside = pages_in(stage, &cma.frames)?;
+    if inside == 0 {
+        lure(stage, &cma.frames, notes)?;
+        inside = pages_in(stage, &cma.frames)?;
+    }
+    if inside == 0 {
+        notes.push("no guest page got into the CMA area".into());
+    }
+    let from = stage.sample()?.relocated;
+    let count = allocate(&cma)?;
+    let left = pages_in(stage, &cma.frames)?;
+    let moved = stage.sample()?.relocated - from;
+    notes.push(format!(
+        "{} pages allocated from CMA area {}; {} guest pages were in it, {} moved out, {} are left in it",
+        number(count),
+        cma.dir.file_name().unwrap_or_default().to_string_lossy(),
+        number(inside),
+        number(moved),
+        number(left)
+    ));
+    fs::write(cma.dir.join("free"), count.to_string())?;
+    Ok(())
+}
+
+/// Allocates as much of the area as it has, in one piece or by halves.
+fn allocate(cma: &Cma) -> anyhow::Result<u64> {
+    let mut want = cma.frames.end - cma.frames.start;
+    let mut got = 0;
+    while want > 0 {
+        match fs::write(cma.dir.join("alloc"), want.to_string()) {
+            Ok(()) => got += want,
+            Err(_) => want /= 2,
+        }
+        want = want.min(cma.frames.end - cma.frames.start - got);
+    }
+    if got == 0 {
+        bail!("the CMA area gave no page");
+    }
+    Ok(got)
+}
+
+/// Fills the area's node, frees the area, and brings guest pages there: the
+/// only free memory left is the area.
+fn lure(stage: &Stage, frames: &Range<u64>, notes: &mut Notes) -> anyhow::Result<()> {
+    let map = MemoryMap::read()?;
+    let home = map.block(map.block_of(frames.start)).node;
+    let away = map.nodes().into_iter().find(|n| Some(*n) != home);
+    let (Some(home), Some(away)) = (home, away) else {
+        notes.push("one node only: guest pages cannot be led into the CMA area".into());
+        return Ok(());
+    };
+    let part = 0..stage.size.min((frames.end - frames.start) * 4096 / 2);
+    move_all(stage, part.clone(), Some(away))?;
+    let hog = Hog::fill(home, 96 << 20)?;
+    hog.release_frames(frames)?;
+    if let Err(e) = move_all(stage, part, Some(home)) {
+        notes.push(format!("{e:#}"));
+    }
+    Ok(())
+}
+
+/// Moves a range, asking again while there is contention.
+fn move_all(stage: &Stage, range: Range<u64>, node: Option<u32>) -> anyhow::Result<u64> {
+    let mut moved = 0;
+    for _ in 0..64 {
+        match stage.fd.move_range(range.clone(), node) {
+            Ok(n) => return Ok(moved + n),
+            Err(e) => {
+                moved += e.moved;
+                if e.errno() != libc::EAGAIN {
+                    return Err(e.into());
+                }
+            }
+        }
+    }
+    bail!("contention did not end; {moved} pages moved")
+}
+
+/// Moves everything to each other node and back, on request.
+pub fn on_request(stage: &Stage, notes: &mut Notes) -> anyhow::Result<()> {
+    let (map, census) = stage.census()?;
+    let home = busiest_node(&map, &census);
+    let others: Vec<u32> = map
+        .nodes()
+        .into_iter()
+        .filter(|n| Some(*n) != home)
+        .collect();
+    if others.is_empty() {
+        notes.push("one node only (boot with numa=fake=2): moved to any new place".into());
+        move_all(stage, 0..stage.size, None)?;
+    }
+    for node in others.into_iter().chain(home) {
+        let moved = move_all(stage, 0..stage.size, Some(node))?;
+        notes.push(format!("{} pages moved to node {node}", number(moved)));
+    }
+    Ok(())
+}
+
+/// The child of [`set_state`]; returns the errno as exit status.
+pub fn write_state(index: &str, state: &str) -> i32 {
+    let path = Path::new("/sys/devices/system/memory").join(format!("memory{index}/state"));
+    match fs::write(path, state) {
+        Ok(()) => 0,
+        Err(e) => e.raw_os_error().unwrap_or(libc::EIO),
+    }
+}
