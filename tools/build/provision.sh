@@ -36,8 +36,9 @@ packages() {
 }
 
 rust_toolchain() {
-	command -v rustc >/dev/null && command -v cargo >/dev/null ||
+	if ! command -v rustc >/dev/null || ! command -v cargo >/dev/null; then
 		die "no rustc and cargo in PATH" "install Rust $MIN_RUSTC or newer: rustup, or Debian's rustc and cargo"
+	fi
 	RUSTC_VERSION=$(rustc --version | awk '{ print $2 }')
 	printf '%s\n%s\n' "$MIN_RUSTC" "$RUSTC_VERSION" | sort -VC ||
 		die "rustc $RUSTC_VERSION is too old for Linux $KERNEL_SERIES" "install rustc $MIN_RUSTC or newer"
@@ -48,6 +49,7 @@ rust_toolchain() {
 private_apt() {
 	local suite=$1 state=$CACHE/apt/$1 site
 	shift
+	# shellcheck disable=SC2016 # apt's own placeholder
 	site=$(apt-get indextargets --format '$(SITE)' 'Created-By: Packages' 'Component: main' |
 		grep -v security | sort | uniq -c | sort -rn | awk 'NR == 1 { print $2 }')
 	[ -n "$site" ] || return 1

@@ -213,7 +213,8 @@ def suites(text):
             current = Suite(match[1])
             found.append(current)
         elif (match := END.search(line)) and current and match[1] == current.name:
-            current.lines.append(line[: match.start()])
+            if line[: match.start()]:
+                current.lines.append(line[: match.start()])
             current.status, current.seconds = int(match[2]), int(match[3])
             current = None
         elif current:

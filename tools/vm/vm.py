@@ -110,7 +110,7 @@ def static_busybox():
 def pack(target, options, token):
     with open(target, "wb") as stream:
         archive = Archive(stream)
-        for name in ("dev", "proc", "sys", "tmp", "out", "root", "etc", "mnt"):
+        for name in ("dev", "proc", "sys", "tmp", "out", "etc", "mnt"):
             archive.folder(name)
         archive.entry("dev/console", 0o020600, device=(5, 1))
         archive.add(static_busybox(), "bin/busybox")

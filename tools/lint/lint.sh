@@ -1,0 +1,180 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0
+#
+# make lint: every checker, one line each. lint.sh NAME... runs those alone.
+# shellcheck disable=SC2317 # the checks are called by their names
+set -euo pipefail
+# shellcheck source-path=SCRIPTDIR source=../vm/prepare.sh
+. "$(dirname "$0")/../vm/prepare.sh"
+
+OUT=$BUILD/lint
+LONGEST_FILE=500
+SKIPPED=4
+
+# skip REASON: leave the check that runs.
+skip() {
+	echo "$1"
+	exit "$SKIPPED"
+}
+
+# nothing COMMAND...: there must be no output, from an error neither.
+nothing() {
+	local found
+	found=$("$@" 2>&1) || true
+	[ -z "$found" ] || {
+		printf '%s\n' "$found"
+		return 1
+	}
+}
+
+# sources NAME_PATTERN...: our files of these names, built things left out.
+sources() {
+	local names=() pattern
+	for pattern; do names+=(-o -name "$pattern"); done
+	find "$TOP" \( -path "$BUILD" -o -path "$TOP/.git" -o -name target -o -name '*.mod.c' \) -prune -o \
+		-type f \( "${names[@]:1}" \) -print | sort
+}
+
+module_sources() {
+	[ -f "$TOP/src/main.rs" ] || skip "src/ is not there"
+	find "$TOP/rust" "$TOP/src" -name '*.rs' -not -name '*_generated.rs'
+}
+
+scripts() {
+	sources '*.sh'
+	sources '*' | grep -v '\.sh$' | xargs grep -lE -m1 '^#!/bin/(ba)?sh' 2>/dev/null || true
+}
+
+# --- the checks: no output that matters means success
+
+check_rustfmt_module() {
+	module_sources >/dev/null
+	module_sources | xargs rustfmt --check --config-path "$CACHE/linux/.rustfmt.toml"
+}
+
+check_rustfmt_tools() {
+	cd "$TOP/tools" && cargo fmt --all --check
+}
+
+# Clippy, the compilers' W=1 and sparse see the module in one build from scratch.
+check_module_warnings() {
+	module_sources >/dev/null
+	rm -rf "$OUT/module"
+	mkdir -p "$OUT/module"
+	make --no-print-directory -C "$TOP" module KDIR="$KERNEL" MO="$OUT/module" W=1 C=2 CLIPPY=1 \
+		>"$OUT/module.build" 2>&1 || {
+		cat "$OUT/module.build"
+		return 1
+	}
+	nothing grep -E -A 8 '(warning|error):' "$OUT/module.build"
+}
+
+check_module_rustdoc() {
+	module_sources >/dev/null
+	# Its crate metadata must be rustc's own, not clippy's.
+	rm -rf "$OUT/rustdoc"
+	mkdir -p "$OUT/rustdoc"
+	make -s --no-print-directory -C "$TOP" module KDIR="$KERNEL" MO="$OUT/rustdoc" || return 1
+	"$TOP/tools/lint/module-rustdoc" "$OUT/rustdoc" "$OUT/doc"
+}
+
+check_clippy_tools() {
+	cargo_tools clippy --workspace --all-targets -- -D warnings
+}
+
+check_rustdoc_tools() {
+	RUSTDOCFLAGS='-D warnings' cargo_tools doc --workspace --no-deps
+}
+
+check_checkpatch() {
+	# It judges by the place in a kernel tree, so by the relative path.
+	cd "$TOP" || return 1
+	local checkpatch=("$CACHE/linux/scripts/checkpatch.pl" --no-tree --strict --terse --no-summary) bad=0
+	sources '*.c' '*.h' | sed "s,^$TOP/,," >"$OUT/checkpatch.list"
+	grep -v '^include/trace/' "$OUT/checkpatch.list" | xargs "${checkpatch[@]}" -f || bad=1
+	# The form of trace events is like nothing else; Upstream's do not pass either.
+	grep '^include/trace/' "$OUT/checkpatch.list" |
+		xargs -r "${checkpatch[@]}" --ignore COMPLEX_MACRO,OPEN_ENDED_LINE,PARENTHESIS_ALIGNMENT -f || bad=1
+	return "$bad"
+}
+
+check_patches() {
+	[ -f "$TOP/patches/series" ] || skip "patches/ is not there"
+	"$TOP/tools/build/kvm-modules.sh" --check "$CACHE/linux"
+}
+
+check_shellcheck() {
+	scripts | sort -u | xargs shellcheck -x -P SCRIPTDIR
+}
+
+check_uapi_header() {
+	local header language
+	for header in "$TOP"/include/uapi/linux/*.h; do
+		for language in "c -std=c99" "c -std=c11" "c++ -std=c++11" "c++ -std=c++20"; do
+			# shellcheck disable=SC2086 # two words
+			"clang-$LLVM_VERSION" -x $language -fsyntax-only -Wall -Wextra -Wpedantic -Wpadded -Werror \
+				-isystem /usr/include -include "$header" /dev/null || return 1
+		done
+	done
+}
+
+check_no_unsafe() {
+	module_sources >/dev/null
+	grep -q '^#!\[forbid(unsafe_code)\]' "$TOP/src/main.rs" || {
+		echo "src/main.rs does not forbid unsafe code"
+		return 1
+	}
+	nothing grep -rnE '^[^/]*\bunsafe\b' "$TOP/src" --include='*.rs'
+}
+
+# The engine and its backends know no file, no KVM: those come as traits.
+check_layers() {
+	module_sources >/dev/null
+	find "$TOP/src" \( -path '*/src/relocate*' -o -path '*/src/backend*' \) -name '*.rs' >"$OUT/layers.list"
+	[ -s "$OUT/layers.list" ] || skip "no engine and no backend in src/"
+	nothing xargs -a "$OUT/layers.list" grep -nE '^\s*use (crate|super)::(file|kvm|kvm_binding|uapi)\b'
+}
+
+check_file_length() {
+	local file lines bad=0
+	while read -r file; do
+		lines=$(wc -l <"$file")
+		if [ "$lines" -gt "$LONGEST_FILE" ]; then
+			echo "${file#"$TOP"/}: $lines lines, at most $LONGEST_FILE"
+			bad=1
+		fi
+	done < <(sources '*.rs' '*.c' '*.h' '*.py' '*.sh' | grep -v _generated)
+	return "$bad"
+}
+
+# What is somebody's machine does not belong into the project.
+check_no_machine_paths() {
+	cd "$TOP" || return 1
+	git rev-parse --git-dir >/dev/null || skip "no git checkout"
+	nothing git grep -nIE '(^|[^[:alnum:]_.-])/([w]ork|[r]oot|[h]ome)/' -- . ':!*.lock'
+}
+
+CHECKS=(
+	rustfmt_module rustfmt_tools module_warnings module_rustdoc clippy_tools rustdoc_tools
+	checkpatch patches shellcheck uapi_header no_unsafe layers file_length no_machine_paths
+)
+
+"$TOP/tools/build/provision.sh"
+KERNEL=$("$TOP/tools/build/kernel.sh" plain)
+mkdir -p "$OUT"
+[ $# -eq 0 ] || CHECKS=("$@")
+failed=0
+for name in "${CHECKS[@]}"; do
+	status=0
+	("check_$name") >"$OUT/$name.log" 2>&1 || status=$?
+	case $status in
+	0) echo "ok    ${name//_/ }" ;;
+	"$SKIPPED") echo "skip  ${name//_/ }: $(tail -n 1 "$OUT/$name.log")" ;;
+	*)
+		echo "FAIL  ${name//_/ } (build/lint/$name.log)"
+		tail -n 25 "$OUT/$name.log" | sed 's/^/      /'
+		failed=1
+		;;
+	esac
+done
+exit "$failed"
