@@ -79,7 +79,7 @@ struct kvm_gmem_move {
 /**
  * struct kvm_gmem_provider_ops - what a provider does for KVM
  * @size: sizeof(struct kvm_gmem_provider_ops)
- * @owner: module that must stay while one of its files exists
+ * @owner: module that must stay while one of its files exists; also that of @fops
  * @fops: f_op of the provider's files; how KVM recognises them
  * @bindings: the file's struct kvm_gmem_bindings. No lock is needed.
  * @get_folio: the folio at page offset @index, allocated if need be. Returns

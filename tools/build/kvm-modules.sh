@@ -78,7 +78,7 @@ if [ -n "$check" ]; then
 			"make both the same: the module and KVM are built against one each"
 	failed=0
 	for p in "${patches[@]}"; do
-		# The file list of the kernel does not say who maintains an added file.
+		# Added files match a pattern that MAINTAINERS has for KVM.
 		"$ksrc/scripts/checkpatch.pl" --no-tree --strict --quiet --no-summary \
 			--ignore FILE_PATH_CHANGES "$p" >&2 || {
 			failed=1
