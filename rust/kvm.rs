@@ -413,6 +413,15 @@ impl<'a> Move<'a> {
     }
 }
 
+/// Speaks for KVM.
+#[cfg(CONFIG_KUNIT = "y")]
+impl Move<'_> {
+    /// Sets the `result` of `struct kvm_gmem_move`.
+    pub fn test_set_result(&mut self, result: i32) {
+        self.0.result = result;
+    }
+}
+
 /// A range that no VM maps, until this is dropped.
 #[must_use = "guests map the pages again at once when this is not used"]
 pub struct Invalidation<'a> {

@@ -25,6 +25,9 @@
 //! folio in the page cache. One that has looked up the old folio before the batch began finds that
 //! its VM's invalidation sequence has changed and tries again (`Guests::quiesce`).
 
+#[cfg(CONFIG_KUNIT = "y")]
+mod tests;
+
 use crate::{
     backend::{
         Backend,

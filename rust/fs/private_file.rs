@@ -16,6 +16,12 @@
 //! C headers: [`include/linux/fs.h`](srctree/include/linux/fs.h),
 //! [`include/linux/anon_inodes.h`](srctree/include/linux/anon_inodes.h)
 
+#[cfg(CONFIG_KUNIT = "y")]
+mod test_file;
+
+#[cfg(CONFIG_KUNIT = "y")]
+pub use test_file::TestFile;
+
 use crate::{
     ffi,
     mm::{

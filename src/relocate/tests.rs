@@ -1,0 +1,247 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! KUnit: the transaction, with guests and backends that fail where a real one seldom does.
+
+use super::{
+    Cause,
+    Guests,
+    Plan,
+    Refusal, //
+};
+use crate::{
+    backend::{
+        software::Software,
+        Backend,
+        BackendId, //
+    },
+    file::{
+        self,
+        PrivMem, //
+    }, //
+};
+use kernel::{
+    page::PAGE_SIZE,
+    prelude::*, //
+};
+use privmemfd_kernel::{
+    fs::private_file::TestFile,
+    kvm::Move,
+    mm::{
+        folio::{
+            Folio,
+            Locked,
+            LockedFolio, //
+        },
+        mapping::{
+            add_to_lru,
+            alloc_folio,
+            Held,
+            Mobility,
+            Node, //
+        }, //
+    }, //
+};
+
+const OLD: u8 = 0xa5;
+const NEW: u8 = 0x3c;
+
+/// A file of `pages` pages, all with content [`OLD`].
+fn file(pages: usize) -> Result<TestFile<PrivMem>> {
+    let size = (pages * PAGE_SIZE) as u64;
+    let file = TestFile::new(file::create(size, Mobility::Movable, Node::Any)?)?;
+    for index in 0..pages {
+        let folio = file.mapping().lock_or_alloc_folio(index, Mobility::Movable, Node::Any)?;
+        folio.test_fill(OLD);
+        folio.set_has_content();
+    }
+    Ok(file)
+}
+
+/// The folio at `index` and one to take its place, with content [`NEW`].
+fn pair(file: &TestFile<PrivMem>, index: usize) -> Result<(LockedFolio, LockedFolio)> {
+    let src = file.mapping().lock_folio(index).ok_or(ENOENT)?;
+    let dst = Folio::lock(alloc_folio(Mobility::Movable, Node::Any)?);
+    dst.test_fill(NEW);
+    Ok((src, dst))
+}
+
+/// Moves page 0 of a new file; gives the outcome, the file and both folios.
+fn move_one(
+    guests: &impl Guests,
+    backend: &impl Backend,
+) -> Result<(Result<(), Refusal>, TestFile<PrivMem>, LockedFolio, LockedFolio)> {
+    let file = file(1)?;
+    let (src, dst) = pair(&file, 0)?;
+    let mut outcome = Err(Refusal::NoMemory);
+    {
+        let held = file.mapping().lock_shared();
+        let mut moves = [Move::new(&src, &dst)];
+        Plan::new(&mut moves, Cause::Request)
+            .run(&held, guests, backend, |_, how| outcome = how);
+    }
+    if outcome.is_ok() {
+        add_to_lru(&dst);
+    }
+    Ok((outcome, file, src, dst))
+}
+
+/// Page frame that page 0 of the file has now.
+fn pfn_now(file: &TestFile<PrivMem>) -> Option<usize> {
+    let mut pfn = None;
+    let found = file.mapping().for_each_folio(0..1, |_, folio| {
+        pfn = Some(folio.pfn());
+        Ok(())
+    });
+    found.ok().and(pfn)
+}
+
+/// Nobody uses the pages.
+struct NoGuests;
+
+impl Guests for NoGuests {
+    fn quiesce(&self, _moves: &mut [Move<'_>], _held: &impl Held) -> Result {
+        Ok(())
+    }
+}
+
+/// Guests that cannot be stopped at all.
+struct Unstoppable(Error);
+
+impl Guests for Unstoppable {
+    fn quiesce(&self, _moves: &mut [Move<'_>], _held: &impl Held) -> Result {
+        Err(self.0)
+    }
+}
+
+/// Guests that give each move of a batch its own result, as KVM does.
+struct Each<'a>(&'a [i32]);
+
+impl Guests for Each<'_> {
+    fn quiesce(&self, moves: &mut [Move<'_>], _held: &impl Held) -> Result {
+        for (mv, result) in moves.iter_mut().zip(self.0) {
+            mv.test_set_result(*result);
+        }
+        Ok(())
+    }
+}
+
+/// Copies, then finds that the memory has failed.
+struct FailsLate;
+
+impl Backend for FailsLate {
+    const ID: BackendId = BackendId::Software;
+
+    fn transfer(&self, dst: &Locked, src: &Locked) -> Result<(), Refusal> {
+        Software.transfer(dst, src)?;
+        Err(Refusal::Poison)
+    }
+}
+
+/// Must not be asked.
+struct Untouched;
+
+impl Backend for Untouched {
+    const ID: BackendId = BackendId::Software;
+
+    fn transfer(&self, _dst: &Locked, _src: &Locked) -> Result<(), Refusal> {
+        Err(Refusal::Backend)
+    }
+}
+
+#[kunit_tests(privmemfd_relocate)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn content_moves_and_the_old_page_is_erased() -> Result {
+        let (outcome, file, src, dst) = move_one(&NoGuests, &Software)?;
+        assert_eq!(outcome, Ok(()));
+        assert_eq!(pfn_now(&file), Some(dst.pfn()));
+        assert!(dst.has_content());
+        assert!(dst.test_all(OLD));
+        assert!(src.test_all(0));
+        Ok(())
+    }
+
+    #[test]
+    fn a_page_without_content_moves_without_a_copy() -> Result {
+        let file = TestFile::<PrivMem>::new(file::create(
+            PAGE_SIZE as u64,
+            Mobility::Movable,
+            Node::Any,
+        )?)?;
+        drop(file.mapping().lock_or_alloc_folio(0, Mobility::Movable, Node::Any)?);
+        let (src, dst) = pair(&file, 0)?;
+        let mut outcome = Err(Refusal::NoMemory);
+        {
+            let held = file.mapping().lock_shared();
+            let mut moves = [Move::new(&src, &dst)];
+            Plan::new(&mut moves, Cause::Request)
+                .run(&held, &NoGuests, &Software, |_, how| outcome = how);
+        }
+        add_to_lru(&dst);
+        assert_eq!(outcome, Ok(()));
+        assert_eq!(pfn_now(&file), Some(dst.pfn()));
+        assert!(!dst.has_content());
+        assert!(dst.test_all(NEW));
+        Ok(())
+    }
+
+    #[test]
+    fn guests_that_do_not_stop_leave_everything_as_it_was() -> Result {
+        for (errno, reason) in [(EBUSY, Refusal::Guest), (EAGAIN, Refusal::Busy)] {
+            let (outcome, file, src, dst) = move_one(&Unstoppable(errno), &Untouched)?;
+            assert_eq!(outcome, Err(reason));
+            assert_eq!(pfn_now(&file), Some(src.pfn()));
+            assert!(src.test_all(OLD));
+            assert!(dst.test_all(NEW));
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn a_failed_copy_keeps_the_old_page_and_erases_the_new() -> Result {
+        let (outcome, file, src, dst) = move_one(&NoGuests, &FailsLate)?;
+        assert_eq!(outcome, Err(Refusal::Poison));
+        assert_eq!(pfn_now(&file), Some(src.pfn()));
+        assert!(src.test_all(OLD));
+        assert!(dst.test_all(0));
+        Ok(())
+    }
+
+    #[test]
+    fn what_the_hardware_has_moved_is_not_copied() -> Result {
+        let (outcome, file, src, dst) = move_one(&Each(&[1]), &Untouched)?;
+        assert_eq!(outcome, Ok(()));
+        assert_eq!(pfn_now(&file), Some(dst.pfn()));
+        assert!(dst.test_all(NEW));
+        assert!(src.test_all(0));
+        Ok(())
+    }
+
+    #[test]
+    fn pages_of_a_batch_end_each_in_their_own_way() -> Result {
+        let file = file(3)?;
+        let pairs = [pair(&file, 0)?, pair(&file, 1)?, pair(&file, 2)?];
+        let mut outcomes = [Err(Refusal::NoMemory); 3];
+        {
+            let held = file.mapping().lock_shared();
+            let mut moves = [
+                Move::new(&pairs[0].0, &pairs[0].1),
+                Move::new(&pairs[1].0, &pairs[1].1),
+                Move::new(&pairs[2].0, &pairs[2].1),
+            ];
+            let guests = Each(&[0, EBUSY.to_errno(), EAGAIN.to_errno()]);
+            Plan::new(&mut moves, Cause::Request)
+                .run(&held, &guests, &Software, |nr, how| outcomes[nr] = how);
+        }
+        add_to_lru(&pairs[0].1);
+        assert_eq!(outcomes[0], Ok(()));
+        assert_eq!(outcomes[1], Err(Refusal::Guest));
+        assert_eq!(outcomes[2], Err(Refusal::Busy));
+        assert!(pairs[0].1.test_all(OLD));
+        assert!(pairs[1].0.test_all(OLD));
+        assert!(pairs[2].0.test_all(OLD));
+        Ok(())
+    }
+}
