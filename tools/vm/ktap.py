@@ -39,8 +39,8 @@ UNITTEST = re.compile(r"^Ran (\d+) tests? in ")
 UNITTEST_END = re.compile(r"^(?:OK|FAILED)(?: \((.*)\))?$")
 
 SKIP_STATUS = 4
-KILLED = 137
 TIMED_OUT = 124
+SIGNALLED = 128
 PASS, FAIL, SKIP = "passed", "failed", "skipped"
 
 
@@ -200,8 +200,10 @@ class Suite:
 
 
 def explain(status):
-    if status in (KILLED, TIMED_OUT):
-        return "(killed: out of time)"
+    if status == TIMED_OUT:
+        return "(out of time)"
+    if status > SIGNALLED:
+        return f"(killed by signal {status - SIGNALLED})"
     return f"(exit status {status})"
 
 

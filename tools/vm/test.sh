@@ -9,7 +9,7 @@ set -euo pipefail
 
 OUT=$BUILD/test
 # Seconds that each machine's job may take, and how many machines run at a time.
-declare -A LIMIT=([own]=1800 [served]=1500 [unserved]=1200 [unpatched]=900)
+declare -A LIMIT=([own]=2400 [served]=2400 [unserved]=2100 [unpatched]=900)
 MACHINES=(own served unserved unpatched)
 WORKERS=2
 

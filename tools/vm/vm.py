@@ -118,7 +118,9 @@ def pack(target, options, token):
         archive.file("init", (GUEST / "init").read_bytes())
         archive.file("lib/guest.sh", (GUEST / "guest.sh").read_bytes(), 0o644)
         archive.file("job", Path(options.script).read_bytes())
-        settings = {"TOKEN": token, "SECONDS_ALLOWED": options.timeout}
+        # The line to the script is always a terminal; is its other end one?
+        terminal = os.environ.get("TERM", "dumb") if sys.stdout.isatty() else "dumb"
+        settings = {"TOKEN": token, "SECONDS_ALLOWED": options.timeout, "TERM": terminal}
         lines = [f"{key}={shlex.quote(str(value))}" for key, value in settings.items()]
         lines.append("set -- " + shlex.join(options.arguments))
         archive.file("etc/job", "\n".join(lines).encode() + b"\n", 0o644)

@@ -41,7 +41,9 @@ suite() {
 	*) timeout -s KILL "$suite_limit" "$@" ;;
 	esac
 	suite_status=$?
-	echo "<<< suite $suite_name: exit $suite_status, $(($(uptime_seconds) - suite_start)) s"
+	suite_took=$(($(uptime_seconds) - suite_start))
+	[ "$suite_status" -ne 137 ] || [ "$suite_took" -lt "$suite_limit" ] || suite_status=124
+	echo "<<< suite $suite_name: exit $suite_status, $suite_took s"
 }
 
 # log_since LINES: what the kernel logged after its first LINES lines.

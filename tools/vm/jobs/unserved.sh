@@ -6,4 +6,4 @@
 . /lib/guest.sh
 
 suite "unserved: load KVM" 60 load_kvm /modules/kvm
-upstream "without the module" 600
+upstream "without the module" 900
