@@ -278,13 +278,12 @@ impl Kvm {
             return Err(NotConnected::NoInterface);
         }
         // SAFETY: The symbol is the function of that name, and the table is static.
-        let host =
-            from_err_ptr(unsafe { ffi::privmemfd_helper_kvm_register(symbol, &table.ops) }.cast_mut())
-                .map_err(|e| {
-                    // SAFETY: The symbol was got above.
-                    unsafe { bindings::__symbol_put(REGISTER.as_char_ptr()) };
-                    NotConnected::Refused(e)
-                })?;
+        let host = unsafe { ffi::privmemfd_helper_kvm_register(symbol, &table.ops) };
+        let host = from_err_ptr(host.cast_mut()).map_err(|e| {
+            // SAFETY: The symbol was got above.
+            unsafe { bindings::__symbol_put(REGISTER.as_char_ptr()) };
+            NotConnected::Refused(e)
+        })?;
         self.host.store(host, Release);
         Ok(Connection { kvm: self, table })
     }

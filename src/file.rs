@@ -100,7 +100,12 @@ pub(crate) fn create(size: u64, mobility: Mobility, node: Node) -> Result<ARef<F
         Node::Any => -1,
         Node::Prefer(nid) | Node::Only(nid) => nid,
     };
-    trace::create(private_file::ino(&file), size, uapi::flags_of(mobility), nid);
+    trace::create(
+        private_file::ino(&file),
+        size,
+        uapi::flags_of(mobility),
+        nid,
+    );
     Ok(file)
 }
 
@@ -154,7 +159,11 @@ impl PrivateFile for PrivMem {
 
     fn show_fdinfo(file: &Attachment, m: &SeqFile) {
         let object = file.object();
-        seq_print!(m, "privmemfd-flags:\t{:#x}\n", uapi::flags_of(object.mobility));
+        seq_print!(
+            m,
+            "privmemfd-flags:\t{:#x}\n",
+            uapi::flags_of(object.mobility)
+        );
         seq_print!(m, "privmemfd-size:\t{}\n", file.mapping().size());
         seq_print!(m, "privmemfd-pages:\t{}\n", file.mapping().nr_pages());
         seq_print!(m, "privmemfd-vms:\t{}\n", object.bindings.vms());

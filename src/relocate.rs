@@ -176,7 +176,11 @@ impl<'p, 'a> Plan<'p, 'a> {
         }
     }
 
-    fn quiesce(self, guests: &impl Guests, held: &impl Held) -> Result<Batch<'p, 'a>, Refused<'p, 'a>> {
+    fn quiesce(
+        self,
+        guests: &impl Guests,
+        held: &impl Held,
+    ) -> Result<Batch<'p, 'a>, Refused<'p, 'a>> {
         match guests.quiesce(self.moves, held) {
             Ok(()) => Ok(Batch(self.moves)),
             Err(e) => Err(Refused(self.moves, guest_refusal(e))),
@@ -222,11 +226,14 @@ struct Batch<'p, 'a>(&'p mut [Move<'a>]);
 impl<'a> Batch<'_, 'a> {
     fn for_each(self, mut f: impl FnMut(PageNr, Result<Quiesced<'a>, Refusal>)) {
         for (position, mv) in self.0.iter().enumerate() {
-            let page = mv.progress().map_err(guest_refusal).map(|progress| Quiesced {
-                src: mv.src(),
-                dst: mv.dst(),
-                progress,
-            });
+            let page = mv
+                .progress()
+                .map_err(guest_refusal)
+                .map(|progress| Quiesced {
+                    src: mv.src(),
+                    dst: mv.dst(),
+                    progress,
+                });
             let index = mv.src().index();
             f(PageNr { position, index }, page);
         }

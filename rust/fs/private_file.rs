@@ -83,11 +83,7 @@ pub trait PrivateFile: Send + Sync + Sized + 'static {
     fn ioctl(file: &Attached<Self>, cmd: u32, arg: usize) -> Result<isize>;
 
     /// `fallocate(2)`; the range is within the file. Process context, no locks held.
-    fn fallocate(
-        file: &Attached<Self>,
-        what: Fallocate,
-        pages: core::ops::Range<usize>,
-    ) -> Result;
+    fn fallocate(file: &Attached<Self>, what: Fallocate, pages: core::ops::Range<usize>) -> Result;
 
     /// The last reference to the file has gone: remove all pages. May sleep, no locks held.
     fn release(file: &Attached<Self>);
@@ -222,7 +218,7 @@ pub fn create<T: PrivateFile>(
             name.as_char_ptr(),
             &tables.file,
             core::ptr::null_mut(),
-            (bindings::O_RDWR | bindings::O_LARGEFILE) as _,
+            (bindings::O_RDWR | bindings::O_LARGEFILE) as kernel::ffi::c_int,
             core::ptr::null(),
         )
     })?;

@@ -136,7 +136,8 @@ impl Mapping {
     /// lock exclusive, or that waits for a folio lock under it.
     pub fn try_lock_shared(&self) -> Option<Shared<'_>> {
         // SAFETY: The mapping is valid.
-        let taken = unsafe { ffi::privmemfd_helper_filemap_invalidate_trylock_shared(self.as_ptr()) };
+        let taken =
+            unsafe { ffi::privmemfd_helper_filemap_invalidate_trylock_shared(self.as_ptr()) };
         (taken != 0).then_some(Shared(self, NotThreadSafe))
     }
 

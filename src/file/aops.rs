@@ -47,12 +47,7 @@ pub(crate) fn start_queue() -> Result<Started> {
 ///
 /// `EAGAIN`: another operation on the file is under way. `EHWPOISON`: the page's memory has
 /// failed. `EBUSY`: the page cannot move now.
-pub(super) fn migrate(
-    file: &Attachment,
-    dst: &Locked,
-    src: &Locked,
-    _mode: MigrateMode,
-) -> Result {
+pub(super) fn migrate(file: &Attachment, dst: &Locked, src: &Locked, _mode: MigrateMode) -> Result {
     let object: &PrivMem = file.object();
     let outcome = try_migrate(file, dst, src);
     object.count(outcome);

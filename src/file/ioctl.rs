@@ -96,13 +96,14 @@ fn pages(file: &Attachment, arg: usize) -> Result {
     for chunk in (start..end).step_by(CHUNK) {
         let len = CHUNK.min(end - chunk);
         let mut pfns = [uapi::PFN_NONE; CHUNK];
-        file.mapping().for_each_folio(chunk..chunk + len, |index, folio| {
-            // A folio that has left the file meanwhile may have any index.
-            if let Some(pfn) = index.checked_sub(chunk).and_then(|i| pfns.get_mut(i)) {
-                *pfn = folio.pfn() as u64;
-            }
-            Ok(())
-        })?;
+        file.mapping()
+            .for_each_folio(chunk..chunk + len, |index, folio| {
+                // Also of a folio that has left the file meanwhile: the index it had there.
+                if let Some(pfn) = index.checked_sub(chunk).and_then(|i| pfns.get_mut(i)) {
+                    *pfn = folio.pfn() as u64;
+                }
+                Ok(())
+            })?;
         request.write(chunk - start, &pfns[..len])?;
         interrupted()?;
     }
@@ -118,7 +119,12 @@ fn move_pages(file: &Attachment, arg: usize) -> Result {
     result
 }
 
-fn move_range(file: &Attachment, range: Range<usize>, node: Option<i32>, moved: &mut u64) -> Result {
+fn move_range(
+    file: &Attachment,
+    range: Range<usize>,
+    node: Option<i32>,
+    moved: &mut u64,
+) -> Result {
     let object = file.object();
     if object.mobility == Mobility::Pinned {
         object.count(Err(Refusal::Pinned));
@@ -129,16 +135,18 @@ fn move_range(file: &Attachment, range: Range<usize>, node: Option<i32>, moved: 
     while next < range.end {
         interrupted()?;
         // Ends early, with `ECANCELED`, when the batch is full.
-        let full = file.mapping().for_each_folio(next..range.end, |index, folio| {
-            if candidates.len() == BATCH {
-                return Err(ECANCELED);
-            }
-            next = index + 1;
-            if node != Some(folio.nid()) && !folio.is_poisoned() {
-                candidates.push((index, ARef::from(folio)), GFP_KERNEL)?;
-            }
-            Ok(())
-        });
+        let full = file
+            .mapping()
+            .for_each_folio(next..range.end, |index, folio| {
+                if candidates.len() == BATCH {
+                    return Err(ECANCELED);
+                }
+                next = index + 1;
+                if node != Some(folio.nid()) && !folio.is_poisoned() {
+                    candidates.push((index, ARef::from(folio)), GFP_KERNEL)?;
+                }
+                Ok(())
+            });
         match full {
             Ok(()) => next = range.end,
             Err(e) if e == ECANCELED => {}
@@ -163,10 +171,11 @@ fn move_batch(
 
     // New folios first: allocation may sleep for long, and must not do so under folio locks.
     for _ in 0..candidates.len() {
-        let dst = alloc_folio(object.mobility, node.map_or(Node::Any, Node::Only)).map_err(|_| {
-            object.count(Err(Refusal::NoMemory));
-            Refusal::NoMemory
-        })?;
+        let dst =
+            alloc_folio(object.mobility, node.map_or(Node::Any, Node::Only)).map_err(|_| {
+                object.count(Err(Refusal::NoMemory));
+                Refusal::NoMemory
+            })?;
         fresh.push(dst, GFP_KERNEL)?;
     }
 

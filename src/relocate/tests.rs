@@ -50,7 +50,9 @@ fn file(pages: usize) -> Result<TestFile<PrivMem>> {
     let size = (pages * PAGE_SIZE) as u64;
     let file = TestFile::new(file::create(size, Mobility::Movable, Node::Any)?)?;
     for index in 0..pages {
-        let folio = file.mapping().lock_or_alloc_folio(index, Mobility::Movable, Node::Any)?;
+        let folio = file
+            .mapping()
+            .lock_or_alloc_folio(index, Mobility::Movable, Node::Any)?;
         folio.test_fill(OLD);
         folio.set_has_content();
     }
@@ -65,24 +67,33 @@ fn pair(file: &TestFile<PrivMem>, index: usize) -> Result<(LockedFolio, LockedFo
     Ok((src, dst))
 }
 
-/// Moves page 0 of a new file; gives the outcome, the file and both folios.
-fn move_one(
-    guests: &impl Guests,
-    backend: &impl Backend,
-) -> Result<(Result<(), Refusal>, TestFile<PrivMem>, LockedFolio, LockedFolio)> {
+/// How the move of page 0 of a file has ended. The folios are unlocked before the file goes.
+struct Moved {
+    outcome: Result<(), Refusal>,
+    src: LockedFolio,
+    dst: LockedFolio,
+    file: TestFile<PrivMem>,
+}
+
+/// Moves page 0 of a new file.
+fn move_one(guests: &impl Guests, backend: &impl Backend) -> Result<Moved> {
     let file = file(1)?;
     let (src, dst) = pair(&file, 0)?;
     let mut outcome = Err(Refusal::NoMemory);
     {
         let held = file.mapping().lock_shared();
         let mut moves = [Move::new(&src, &dst)];
-        Plan::new(&mut moves, Cause::Request)
-            .run(&held, guests, backend, |_, how| outcome = how);
+        Plan::new(&mut moves, Cause::Request).run(&held, guests, backend, |_, how| outcome = how);
     }
     if outcome.is_ok() {
         add_to_lru(&dst);
     }
-    Ok((outcome, file, src, dst))
+    Ok(Moved {
+        outcome,
+        src,
+        dst,
+        file,
+    })
 }
 
 /// Page frame that page 0 of the file has now.
@@ -149,17 +160,17 @@ impl Backend for Untouched {
 }
 
 #[kunit_tests(privmemfd_relocate)]
-mod tests {
+mod transaction {
     use super::*;
 
     #[test]
     fn content_moves_and_the_old_page_is_erased() -> Result {
-        let (outcome, file, src, dst) = move_one(&NoGuests, &Software)?;
-        assert_eq!(outcome, Ok(()));
-        assert_eq!(pfn_now(&file), Some(dst.pfn()));
-        assert!(dst.has_content());
-        assert!(dst.test_all(OLD));
-        assert!(src.test_all(0));
+        let moved = move_one(&NoGuests, &Software)?;
+        assert_eq!(moved.outcome, Ok(()));
+        assert_eq!(pfn_now(&moved.file), Some(moved.dst.pfn()));
+        assert!(moved.dst.has_content());
+        assert!(moved.dst.test_all(OLD));
+        assert!(moved.src.test_all(0));
         Ok(())
     }
 
@@ -170,7 +181,10 @@ mod tests {
             Mobility::Movable,
             Node::Any,
         )?)?;
-        drop(file.mapping().lock_or_alloc_folio(0, Mobility::Movable, Node::Any)?);
+        drop(
+            file.mapping()
+                .lock_or_alloc_folio(0, Mobility::Movable, Node::Any)?,
+        );
         let (src, dst) = pair(&file, 0)?;
         let mut outcome = Err(Refusal::NoMemory);
         {
@@ -190,32 +204,32 @@ mod tests {
     #[test]
     fn guests_that_do_not_stop_leave_everything_as_it_was() -> Result {
         for (errno, reason) in [(EBUSY, Refusal::Guest), (EAGAIN, Refusal::Busy)] {
-            let (outcome, file, src, dst) = move_one(&Unstoppable(errno), &Untouched)?;
-            assert_eq!(outcome, Err(reason));
-            assert_eq!(pfn_now(&file), Some(src.pfn()));
-            assert!(src.test_all(OLD));
-            assert!(dst.test_all(NEW));
+            let moved = move_one(&Unstoppable(errno), &Untouched)?;
+            assert_eq!(moved.outcome, Err(reason));
+            assert_eq!(pfn_now(&moved.file), Some(moved.src.pfn()));
+            assert!(moved.src.test_all(OLD));
+            assert!(moved.dst.test_all(NEW));
         }
         Ok(())
     }
 
     #[test]
     fn a_failed_copy_keeps_the_old_page_and_erases_the_new() -> Result {
-        let (outcome, file, src, dst) = move_one(&NoGuests, &FailsLate)?;
-        assert_eq!(outcome, Err(Refusal::Poison));
-        assert_eq!(pfn_now(&file), Some(src.pfn()));
-        assert!(src.test_all(OLD));
-        assert!(dst.test_all(0));
+        let moved = move_one(&NoGuests, &FailsLate)?;
+        assert_eq!(moved.outcome, Err(Refusal::Poison));
+        assert_eq!(pfn_now(&moved.file), Some(moved.src.pfn()));
+        assert!(moved.src.test_all(OLD));
+        assert!(moved.dst.test_all(0));
         Ok(())
     }
 
     #[test]
     fn what_the_hardware_has_moved_is_not_copied() -> Result {
-        let (outcome, file, src, dst) = move_one(&Each(&[1]), &Untouched)?;
-        assert_eq!(outcome, Ok(()));
-        assert_eq!(pfn_now(&file), Some(dst.pfn()));
-        assert!(dst.test_all(NEW));
-        assert!(src.test_all(0));
+        let moved = move_one(&Each(&[1]), &Untouched)?;
+        assert_eq!(moved.outcome, Ok(()));
+        assert_eq!(pfn_now(&moved.file), Some(moved.dst.pfn()));
+        assert!(moved.dst.test_all(NEW));
+        assert!(moved.src.test_all(0));
         Ok(())
     }
 
