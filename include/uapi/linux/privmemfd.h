@@ -98,7 +98,7 @@ struct privmemfd_create {
  * Takes time in proportion to @size. Pages that move while they are counted
  * may be counted twice or not at all.
  *
- * Errors: EINVAL (node, reserved field not zero).
+ * Errors: EINVAL (node, reserved field not zero), EINTR.
  */
 struct privmemfd_stat {
 	__s32 node;
@@ -154,7 +154,8 @@ struct privmemfd_pages {
  *
  * Errors: EINVAL (range not aligned or beyond the end, node that is not
  * online, flags or reserved field not zero), EBUSY (pinned file, or a page
- * that cannot move now), EAGAIN (contention: ask again), ENOMEM, EINTR.
+ * that cannot move now), EAGAIN (contention: ask again), EHWPOISON (a page's
+ * memory turned out to have failed), ENOMEM, EINTR.
  */
 struct privmemfd_move {
 	__u64 offset;
