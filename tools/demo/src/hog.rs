@@ -1,19 +1,126 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Memory that gets in the way: fills a node, then leaves holes where wanted.
+//! Memory that gets in the way: taken on one node, given back in holes. It
+//! belongs to a child process: here, every page given back would interrupt the
+//! vCPUs, which share this process's address space.
 
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, BufRead, BufReader, Read};
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
+use std::process::{Child, Command, Stdio};
 
 use rustix::mm::{madvise, mmap_anonymous, munmap, Advice, MapFlags, ProtFlags};
 
 const PAGE: usize = 4096;
 const CHUNK: usize = 16 << 20;
 
+/// What a child process does with memory.
+#[derive(Debug, Clone, clap::Subcommand)]
+pub enum Plan {
+    /// Leave only some bytes of a node free, then also give back page frames
+    Fill {
+        /// NUMA node
+        node: u32,
+        /// Bytes that stay free
+        spare: u64,
+        /// First page frame to give back
+        from: u64,
+        /// End of these page frames
+        to: u64,
+    },
+    /// Take memory and give every other page back
+    Holes {
+        /// NUMA node
+        node: u32,
+        /// Bytes
+        size: u64,
+    },
+}
+
+impl Plan {
+    fn arguments(&self) -> Vec<String> {
+        match self {
+            Plan::Fill {
+                node,
+                spare,
+                from,
+                to,
+            } => {
+                vec![
+                    "fill".into(),
+                    node.to_string(),
+                    spare.to_string(),
+                    from.to_string(),
+                    to.to_string(),
+                ]
+            }
+            Plan::Holes { node, size } => {
+                vec!["holes".into(), node.to_string(), size.to_string()]
+            }
+        }
+    }
+}
+
+/// The child process; ends when this is dropped.
+#[derive(Debug)]
+pub struct HogProcess(Child);
+
+impl HogProcess {
+    /// Starts it and waits until it did what it is for.
+    pub fn start(plan: &Plan) -> io::Result<Self> {
+        let child = Command::new("/proc/self/exe")
+            .arg("hog")
+            .args(plan.arguments())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()?;
+        let mut this = Self(child);
+        let mut line = String::new();
+        if let Some(out) = this.0.stdout.take() {
+            BufReader::new(out).read_line(&mut line)?;
+        }
+        if line.trim() != "ready" {
+            return Err(io::Error::other(
+                "the process that takes memory ended early",
+            ));
+        }
+        Ok(this)
+    }
+}
+
+impl Drop for HogProcess {
+    fn drop(&mut self) {
+        drop(self.0.stdin.take());
+        let _ = self.0.wait();
+    }
+}
+
+/// The child's side: does as planned, says so, holds on until its standard
+/// input ends.
+pub fn child(plan: &Plan) -> io::Result<()> {
+    // If memory runs out, then by our fault.
+    fs::write("/proc/self/oom_score_adj", "1000")?;
+    let _hog = match plan {
+        Plan::Fill {
+            node,
+            spare,
+            from,
+            to,
+        } => {
+            let hog = Hog::fill(*node, *spare)?;
+            hog.release_frames(&(*from..*to))?;
+            hog
+        }
+        Plan::Holes { node, size } => Hog::holes(*node, *size)?,
+    };
+    println!("ready");
+    io::stdin().read_to_end(&mut Vec::new())?;
+    Ok(())
+}
+
 /// Anonymous memory on one node, all of it present.
 #[derive(Debug)]
-pub struct Hog {
+struct Hog {
     chunks: Vec<Chunk>,
 }
 
@@ -21,7 +128,7 @@ pub struct Hog {
 struct Chunk(*mut u8);
 
 impl Chunk {
-    fn new() -> io::Result<Self> {
+    fn new(advice: Advice) -> io::Result<Self> {
         // SAFETY: a new mapping in a place of the kernel's choice.
         let at = unsafe {
             mmap_anonymous(
@@ -32,8 +139,7 @@ impl Chunk {
             )?
         };
         let chunk = Self(at.cast());
-        // Single pages, so that single pages can be given back.
-        chunk.advise(0..CHUNK, Advice::LinuxNoHugepage)?;
+        chunk.advise(0..CHUNK, advice)?;
         for offset in (0..CHUNK).step_by(PAGE) {
             // SAFETY: inside the mapping, which nothing else refers to.
             unsafe { chunk.0.add(offset).write_volatile(1) };
@@ -57,46 +163,46 @@ impl Drop for Chunk {
 }
 
 impl Hog {
-    /// Takes memory of a node until only `spare` bytes of it are free.
-    pub fn fill(node: u32, spare: u64) -> io::Result<Self> {
+    /// Takes memory of a node until only `spare` bytes of it are free, in huge
+    /// pages where there are any: it is a matter of speed.
+    fn fill(node: u32, spare: u64) -> io::Result<Self> {
         let mut hog = Self { chunks: Vec::new() };
         let _only_here = OnlyNode::new(node)?;
         while free_on(node)? > spare + CHUNK as u64 {
-            hog.chunks.push(Chunk::new()?);
+            hog.chunks.push(Chunk::new(Advice::LinuxHugepage)?);
         }
         Ok(hog)
     }
 
-    /// Bytes it took.
-    pub fn bytes(&self) -> u64 {
-        (self.chunks.len() * CHUNK) as u64
-    }
-
-    /// Gives every `step`th page back, from page `first` on.
-    pub fn punch(&self, first: usize, step: usize) -> io::Result<()> {
-        for chunk in &self.chunks {
-            for offset in (first * PAGE..CHUNK).step_by(step * PAGE) {
+    /// Takes `size` bytes of a node in single pages and gives every other page
+    /// back: the next pages that anybody takes go into these holes.
+    fn holes(node: u32, size: u64) -> io::Result<Self> {
+        let _only_here = OnlyNode::new(node)?;
+        let chunks = (0..size.div_ceil(CHUNK as u64))
+            .map(|_| Chunk::new(Advice::LinuxNoHugepage))
+            .collect::<io::Result<_>>()?;
+        let hog = Self { chunks };
+        for chunk in &hog.chunks {
+            for offset in (0..CHUNK).step_by(2 * PAGE) {
                 chunk.advise(offset..offset + PAGE, Advice::LinuxDontNeed)?;
             }
         }
-        Ok(())
+        Ok(hog)
     }
 
-    /// Gives back the pages that lie in a range of page frames; returns how many.
-    pub fn release_frames(&self, frames: &Range<u64>) -> io::Result<u64> {
+    /// Gives back the pages that lie in a range of page frames.
+    fn release_frames(&self, frames: &Range<u64>) -> io::Result<()> {
         let pagemap = File::open("/proc/self/pagemap")?;
         let mut entries = vec![0u8; CHUNK / PAGE * 8];
-        let mut released = 0;
         for chunk in &self.chunks {
             pagemap.read_exact_at(&mut entries, (chunk.0 as usize / PAGE * 8) as u64)?;
             for (i, entry) in entries.chunks_exact(8).enumerate() {
                 if pfn(entry).is_some_and(|pfn| frames.contains(&pfn)) {
                     chunk.advise(i * PAGE..(i + 1) * PAGE, Advice::LinuxDontNeed)?;
-                    released += 1;
                 }
             }
         }
-        Ok(released)
+        Ok(())
     }
 }
 
@@ -106,7 +212,7 @@ fn pfn(entry: &[u8]) -> Option<u64> {
 }
 
 /// Free bytes on a node.
-pub fn free_on(node: u32) -> io::Result<u64> {
+fn free_on(node: u32) -> io::Result<u64> {
     let text = fs::read_to_string(format!("/sys/devices/system/node/node{node}/meminfo"))?;
     parse_free(&text).ok_or_else(|| io::Error::other("no MemFree in the node's meminfo"))
 }

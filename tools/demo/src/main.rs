@@ -63,6 +63,13 @@ enum Helper {
         /// What to write
         state: String,
     },
+    /// Take memory until standard input ends (used by the demonstration itself)
+    #[command(hide = true)]
+    Hog {
+        /// How
+        #[command(subcommand)]
+        plan: hog::Plan,
+    },
 }
 
 fn parse_stride(text: &str) -> Result<u64, String> {
@@ -85,8 +92,8 @@ fn run(cli: &Cli) -> anyhow::Result<Report> {
 
     let mut phases = Vec::new();
     phases.push(
-        stage.phase("compact", "memory is fragmented, then compacted", |notes| {
-            phases::compact(&stage, 3, size >> 13, notes)
+        stage.phase("compact", "fragmented memory is compacted", |notes| {
+            phases::compact(&stage, 3, size >> 14, notes)
         })?,
     );
     let mut offlined = 0;
@@ -160,8 +167,21 @@ fn finish(cli: &Cli) -> anyhow::Result<bool> {
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    if let Some(Helper::SetState { index, state }) = &cli.helper {
-        return ExitCode::from(u8::try_from(phases::write_state(index, state)).unwrap_or(5));
+    match &cli.helper {
+        Some(Helper::SetState { index, state }) => {
+            let errno = phases::write_state(index, state);
+            return ExitCode::from(u8::try_from(errno).unwrap_or(5));
+        }
+        Some(Helper::Hog { plan }) => {
+            return match hog::child(plan) {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(e) => {
+                    eprintln!("cannot take memory: {e}");
+                    ExitCode::FAILURE
+                }
+            };
+        }
+        None => {}
     }
     match finish(&cli) {
         Ok(true) => ExitCode::SUCCESS,

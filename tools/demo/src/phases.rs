@@ -12,14 +12,15 @@ use anyhow::{bail, Context};
 use privmemctl::draw::number;
 use privmemctl::memory::{Block, Census, MemoryMap};
 
-use crate::hog::Hog;
+use crate::hog::{HogProcess, Plan};
 use crate::stage::Stage;
 
 /// Longest wait for one memory block to go offline: the kernel itself tries
 /// for ever.
 const OFFLINE_LIMIT: Duration = Duration::from_secs(60);
-/// Memory that stays free on a node that is filled.
-const SPARE: u64 = 192 << 20;
+/// Memory that stays free on a node that is filled, apart from the CMA area.
+/// Less than the area, or the kernel would not turn to it.
+const SPARE: u64 = 36 << 20;
 
 type Notes = Vec<String>;
 
@@ -28,28 +29,32 @@ fn busiest_node(map: &MemoryMap, census: &Census) -> Option<u32> {
     nodes.into_iter().max_by_key(|(_, pages)| *pages)?.0
 }
 
-/// Fragments the memory around the guest's pages, then compacts it.
+/// Compacts memory again and again until that moves nothing more; the guest's
+/// pages lie scattered among holes at first, see [`Stage::open`].
 pub fn compact(stage: &Stage, tries: u32, enough: u64, notes: &mut Notes) -> anyhow::Result<()> {
-    let from = stage.sample()?.relocated;
-    for attempt in 1..=tries {
-        let (map, census) = stage.census()?;
-        let node = busiest_node(&map, &census).context("the guest's pages are on no known node")?;
-        let hog = Hog::fill(node, SPARE)?;
-        // Odd and even pages in turn, so that the holes lie elsewhere each time.
-        hog.punch(attempt as usize % 2, 2)?;
-        fs::write("/proc/sys/vm/compact_memory", "1")?;
-        let moved = stage.sample()?.relocated - from;
-        if moved >= enough {
-            return Ok(());
+    let mut by_compaction = 0;
+    for attempt in 0..tries {
+        if attempt > 0 {
+            scatter(stage)?;
         }
-        if attempt == tries {
-            notes.push(format!(
-                "compaction moved {} of the guest's pages in {tries} rounds over {} MiB of holes",
-                number(moved),
-                hog.bytes() >> 21
-            ));
+        let from = stage.sample()?.relocated;
+        fs::write("/proc/sys/vm/compact_memory", "1")?;
+        by_compaction += stage.sample()?.relocated - from;
+        if by_compaction >= enough {
+            break;
         }
     }
+    notes.push(format!("compaction moved {} pages", number(by_compaction)));
+    Ok(())
+}
+
+/// Puts the guest's pages among holes again.
+fn scatter(stage: &Stage) -> anyhow::Result<()> {
+    let (map, census) = stage.census()?;
+    let node = busiest_node(&map, &census).context("the guest's pages are on no known node")?;
+    let size = 2 * stage.size;
+    let _holes = HogProcess::start(&Plan::Holes { node, size })?;
+    move_all(stage, 0..stage.size, None)?;
     Ok(())
 }
 
@@ -225,12 +230,39 @@ fn lure(stage: &Stage, frames: &Range<u64>, notes: &mut Notes) -> anyhow::Result
     };
     let part = 0..stage.size.min((frames.end - frames.start) * 4096 / 2);
     move_all(stage, part.clone(), Some(away))?;
-    let hog = Hog::fill(home, 96 << 20)?;
-    hog.release_frames(frames)?;
+    // Without it no movable allocation gets the last of a lower zone.
+    let _reserve = NoReserve::new()?;
+    let _full = HogProcess::start(&Plan::Fill {
+        node: home,
+        spare: SPARE,
+        from: frames.start,
+        to: frames.end,
+    })?;
     if let Err(e) = move_all(stage, part, Some(home)) {
         notes.push(format!("{e:#}"));
     }
     Ok(())
+}
+
+/// While it lives, zones keep no memory back from those who could use a higher
+/// zone.
+struct NoReserve(String);
+
+impl NoReserve {
+    const PATH: &'static str = "/proc/sys/vm/lowmem_reserve_ratio";
+
+    fn new() -> io::Result<Self> {
+        let old = fs::read_to_string(Self::PATH)?;
+        let none: Vec<&str> = old.split_whitespace().map(|_| "0").collect();
+        fs::write(Self::PATH, none.join(" "))?;
+        Ok(Self(old))
+    }
+}
+
+impl Drop for NoReserve {
+    fn drop(&mut self) {
+        let _ = fs::write(Self::PATH, self.0.trim());
+    }
 }
 
 /// Moves a range, asking again while there is contention.

@@ -14,6 +14,7 @@ use vmm::guest::{ONCE, VERIFY, WRITE};
 use vmm::layout::PRIVATE_BASE;
 use vmm::{Crew, Job, Progress, Vcpu, Vm, VmType};
 
+use crate::hog::{HogProcess, Plan};
 use crate::report::Phase;
 
 /// Longest wait for the guest to get through its memory once.
@@ -31,6 +32,13 @@ pub struct Stage {
     live: bool,
 }
 
+/// The first node with movable memory.
+fn home_node() -> anyhow::Result<Option<u32>> {
+    let map = MemoryMap::read().context("this kernel has no memory blocks")?;
+    let movable = map.blocks.values().filter(|b| b.online && b.is_movable());
+    Ok(movable.filter_map(|b| b.node).min())
+}
+
 /// Where the counters stand.
 #[derive(Debug, Clone, Copy)]
 pub struct Sample {
@@ -45,7 +53,21 @@ pub struct Sample {
 impl Stage {
     /// Starts the guest and waits until it wrote all its memory once.
     pub fn open(size: u64, vcpus: u64, stride: u64, plain: bool) -> anyhow::Result<Self> {
-        let fd = Device::open()?.create(size, Options::new(Mobility::Movable))?;
+        let mut options = Options::new(Mobility::Movable);
+        // A long-running host's memory is full of holes; a fresh one's is not.
+        let home = home_node()?;
+        let holes = home
+            .map(|node| {
+                HogProcess::start(&Plan::Holes {
+                    node,
+                    size: 2 * size,
+                })
+            })
+            .transpose()?;
+        if let Some(node) = home {
+            options = options.node(node);
+        }
+        let fd = Device::open()?.create(size, options)?;
         let vm = Vm::new(VmType::SwProtected)
             .context("cannot make a VM: are kvm.ko and its vendor module loaded?")?;
         let memory = PRIVATE_BASE..PRIVATE_BASE + size;
@@ -56,6 +78,7 @@ impl Stage {
         job.stride = stride;
         job.seed = u64::from(std::process::id()) << 32 | 0x5eed;
         let (crew, _) = Crew::start(&vm, crew, &job)?.finish(PATIENCE)?;
+        drop(holes);
         job.flags = WRITE | VERIFY;
         let crew = Crew::start(&vm, crew, &job)?;
         let live = !plain && std::io::stdout().is_terminal();
@@ -152,7 +175,7 @@ impl Stage {
     }
 
     fn ticker(&self, name: &str, from: Sample, stopped: &std::sync::mpsc::Receiver<()>) {
-        let pause = Duration::from_millis(if self.live { 250 } else { 2000 });
+        let pause = Duration::from_millis(if self.live { 500 } else { 2000 });
         while stopped.recv_timeout(pause) == Err(RecvTimeoutError::Timeout) {
             if let Ok(now) = self.sample() {
                 self.line(name, from, now, false);

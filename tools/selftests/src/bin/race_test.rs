@@ -1,0 +1,362 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Relocation against everything else that can happen to a file at the same
+//! time, for some seconds each. The guest's cells tell lost writes, stale
+//! pages and foreign content apart from what may be there.
+
+use std::os::fd::AsFd;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use privmemfd_ioctls::PrivMemFd;
+use rustix::process::Signal;
+use selftests::cases;
+use selftests::fixtures::{
+    bind_or_skip, child, movable, role, seed, signal, vm, wait_for, Cgroup, Guest, MIB, PAGE,
+    PATIENCE,
+};
+use selftests::hostmem::{movable_blocks, Mover};
+use selftests::ktap::{self, note};
+use vmm::guest::{ALLOW_ZERO, ANY_ROUND, VERIFY, WRITE};
+use vmm::layout::PRIVATE_BASE as BASE;
+use vmm::{Crew, Job, VmType};
+
+const SIZE: u64 = 8 * MIB;
+const TIME: Duration = Duration::from_secs(6);
+
+/// A small generator: the same seed gives the same ranges.
+struct Dice(u64);
+
+impl Dice {
+    fn below(&mut self, n: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % n
+    }
+
+    fn range(&mut self, pages: u64) -> std::ops::Range<u64> {
+        let start = self.below(pages);
+        let len = 1 + self.below((pages - start).min(64));
+        start * PAGE..(start + len) * PAGE
+    }
+}
+
+/// Repeats `step` for [`TIME`]; returns how often.
+fn repeat(mut step: impl FnMut(&mut Dice)) -> u64 {
+    let mut dice = Dice(seed() | 1);
+    let end = Instant::now() + TIME;
+    let mut count = 0;
+    while Instant::now() < end {
+        step(&mut dice);
+        count += 1;
+    }
+    count
+}
+
+fn report(what: &str, count: u64, moved: u64) {
+    note(format!(
+        "{count} times {what}, {moved} pages moved on request"
+    ));
+    assert!(count > 0 && moved > 0, "nothing raced");
+}
+
+/// A guest at work, pages moving, and `step` again and again.
+fn against(
+    what: &str,
+    flags: u64,
+    patient: bool,
+    mut step: impl FnMut(&Guest, &PrivMemFd, &mut Dice),
+) {
+    let fd = movable(SIZE);
+    let mut guest = Guest::new(&fd, 2);
+    guest.fill();
+    guest.job.flags = WRITE | VERIFY | flags;
+    guest.job.patient = patient;
+    let crew = guest.run();
+    let mover = Mover::start(&fd);
+    let count = repeat(|dice| {
+        step(&guest, &fd, dice);
+        assert!(!crew.any_left(), "a vCPU ended while it raced");
+    });
+    let moved = mover.end();
+    let goal = crew.progress().rounds + 2;
+    let goes_on = wait_for(PATIENCE, || {
+        crew.progress().rounds >= goal || crew.any_left()
+    });
+    guest.end(crew);
+    assert!(goes_on, "the guest hangs");
+    report(what, count, moved);
+}
+
+fn vcpu_faults() {
+    against("nothing else", 0, false, |_, _, _| {
+        std::thread::sleep(Duration::from_millis(50));
+    });
+}
+
+fn punch_hole() {
+    against("punched", ALLOW_ZERO | ANY_ROUND, false, |_, fd, dice| {
+        fd.punch_hole(dice.range(SIZE / PAGE)).unwrap();
+    });
+}
+
+fn fallocate() {
+    against(
+        "punched and allocated",
+        ALLOW_ZERO | ANY_ROUND,
+        false,
+        |_, fd, dice| {
+            let range = dice.range(SIZE / PAGE);
+            fd.punch_hole(range.clone()).unwrap();
+            fd.allocate(range).unwrap();
+        },
+    );
+}
+
+fn conversion() {
+    // Shared memory is zero at first and holds whatever was written while it
+    // was shared: the round may be any, the place must be right.
+    against(
+        "converted",
+        ALLOW_ZERO | ANY_ROUND,
+        false,
+        |guest, _, dice| {
+            let range = dice.range(SIZE / PAGE);
+            let at = BASE + range.start..BASE + range.end;
+            guest.vm.set_shared(at.clone()).unwrap();
+            guest.vm.set_private(at).unwrap();
+        },
+    );
+}
+
+fn memslots() {
+    against("deleted and bound", 0, true, |guest, fd, _| {
+        guest.vm.unbind(1).unwrap();
+        guest.vm.bind(1, guest.memory(), fd.as_fd(), 0).unwrap();
+        std::thread::sleep(Duration::from_millis(5));
+    });
+}
+
+fn prefault() {
+    let fd = movable(SIZE);
+    let mut guest = Guest::new(&fd, 2);
+    guest.fill();
+    let third = guest.vm.vcpu(2).unwrap();
+    let crew = guest.run();
+    let mover = Mover::start(&fd);
+    let count = repeat(|dice| {
+        let range = dice.range(SIZE / PAGE);
+        third
+            .prefault(BASE + range.start..BASE + range.end)
+            .unwrap();
+    });
+    let moved = mover.end();
+    guest.end(crew);
+    guest.verify();
+    report("prefaulted", count, moved);
+}
+
+fn vm_destruction() {
+    let fd = movable(2 * MIB);
+    let mover = Mover::start(&fd);
+    let count = repeat(|_| {
+        let mut guest = Guest::new(&fd, 2);
+        guest.job.flags |= ANY_ROUND | ALLOW_ZERO;
+        let crew = guest.run();
+        std::thread::sleep(Duration::from_millis(20));
+        // Every guest has its own seed: what the last one left is foreign.
+        let _ = crew.stop();
+        drop(guest);
+    });
+    report("made and destroyed a VM", count, mover.end());
+}
+
+fn file_close() {
+    let mut moved = 0;
+    let count = repeat(|_| {
+        let fd = movable(2 * MIB);
+        let mut guest = Guest::new(&fd, 1);
+        guest.fill();
+        let mover = Mover::start(&fd);
+        drop(fd);
+        let crew = guest.run();
+        std::thread::sleep(Duration::from_millis(20));
+        guest.vm.unbind(1).unwrap();
+        moved += mover.end();
+        drop(crew);
+    });
+    report("closed the file", count, moved);
+}
+
+fn two_vms() {
+    let fd = movable(SIZE);
+    let seed = seed();
+    let half = SIZE / 2;
+    let guests: Vec<_> = (0..2u64)
+        .map(|i| {
+            // The halves lie crosswise, so that addresses differ.
+            let vm = vm(VmType::SwProtected);
+            let base = BASE + i * 64 * MIB;
+            bind_or_skip(&vm, base..base + SIZE, fd.as_fd());
+            let vcpu = vm.vcpu(0).unwrap();
+            let mut job = Job::new(base + i * half..base + (i + 1) * half, WRITE | VERIFY);
+            job.bias = base;
+            job.seed = seed;
+            (vm, vcpu, job)
+        })
+        .collect();
+    let mut crews = Vec::new();
+    let mut vms = Vec::new();
+    for (vm, vcpu, job) in guests {
+        crews.push(Crew::start(&vm, vec![vcpu], &job).unwrap());
+        vms.push((vm, job));
+    }
+    let mover = Mover::start(&fd);
+    std::thread::sleep(TIME);
+    let moved = mover.end();
+    let mut rounds = 0;
+    let mut vcpus = Vec::new();
+    for crew in crews {
+        let (mut idle, progress) = crew.stop().unwrap();
+        assert_eq!(progress.mismatches, 0, "{progress:x?}");
+        rounds += progress.rounds;
+        vcpus.push(idle.pop().unwrap());
+    }
+    // Each looks at what the other wrote, of whatever round that was.
+    let newest = vcpus
+        .iter()
+        .map(|v| v.control().get(vmm::guest::Field::Started))
+        .max();
+    for ((vm, job), vcpu) in vms.iter().zip(vcpus) {
+        vcpu.control()
+            .set(vmm::guest::Field::Started, newest.unwrap());
+        let all = Job {
+            memory: job.bias..job.bias + SIZE,
+            flags: ANY_ROUND,
+            ..job.clone()
+        };
+        let (_, progress) = Crew::verify_once(vm, vec![vcpu], &all, PATIENCE).unwrap();
+        assert_eq!(progress.mismatches, 0, "the other VM's part: {progress:x?}");
+    }
+    report("verified by two VMs", rounds, moved);
+}
+
+fn memcg_limit() {
+    let group = Cgroup::new("race", 20 * MIB);
+    let mut moved = 0;
+    let count = repeat(|_| {
+        let mut task = child("limit", &[]);
+        group.add(task.id());
+        let ended = wait_for(Duration::from_secs(20), || {
+            task.try_wait().unwrap().is_some()
+        });
+        if !ended {
+            task.kill().unwrap();
+        }
+        assert!(ended, "hangs at the cgroup's limit");
+        moved += 1;
+    });
+    let gone = wait_for(Duration::from_secs(10), || group.current() < 4 * MIB);
+    assert!(gone, "{} bytes are still charged", group.current());
+    report("hit the limit", count, moved);
+}
+
+fn sigkill() {
+    let mut dice = Dice(seed() | 1);
+    let mut kills = 0;
+    let _ = repeat(|_| {
+        let mut task = child("victim", &[]);
+        std::thread::sleep(Duration::from_millis(50 + dice.below(300)));
+        signal(&task, Signal::KILL);
+        let gone = wait_for(Duration::from_secs(20), || {
+            task.try_wait().unwrap().is_some()
+        });
+        assert!(gone, "a killed process stays");
+        kills += 1;
+    });
+    note(format!(
+        "{kills} processes killed while their guest ran and its pages moved"
+    ));
+}
+
+fn offline() {
+    against("offlined and onlined", 0, false, |_, fd, _| {
+        for (block, _) in movable_blocks(fd, SIZE) {
+            if block.set_state("offline").is_ok() {
+                block.set_state("online_movable").unwrap();
+            }
+        }
+    });
+}
+
+fn everything_at_once() {
+    against(
+        "did something",
+        ALLOW_ZERO | ANY_ROUND,
+        true,
+        |guest, fd, dice| {
+            let range = dice.range(SIZE / PAGE);
+            let at = BASE + range.start..BASE + range.end;
+            match dice.below(6) {
+                0 => fd.punch_hole(range).unwrap(),
+                1 => fd.allocate(range).unwrap(),
+                2 => guest.vm.set_shared(at).unwrap(),
+                3 => guest.vm.set_private(at).unwrap(),
+                4 => drop(fd.stat().unwrap()),
+                _ => {
+                    guest.vm.unbind(1).unwrap();
+                    guest.vm.bind(1, guest.memory(), fd.as_fd(), 0).unwrap();
+                }
+            }
+        },
+    );
+}
+
+/// Fills a file until the cgroup says no, moving what is there.
+fn limit_role() -> ExitCode {
+    let mine = || std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    wait_for(Duration::from_secs(10), || mine().contains("privmemfd"));
+    let fd = movable(32 * MIB);
+    let _mover = Mover::start(&fd);
+    for offset in (0..32 * MIB).step_by(PAGE as usize) {
+        if fd.allocate(offset..offset + PAGE).is_err() {
+            return ExitCode::SUCCESS;
+        }
+    }
+    ExitCode::FAILURE
+}
+
+/// Runs a guest whose pages move, until it is killed.
+fn victim_role() -> ExitCode {
+    let fd = movable(4 * MIB);
+    let mut guest = Guest::new(&fd, 2);
+    let _crew = guest.run();
+    let _mover = Mover::start(&fd);
+    loop {
+        let _ = fd.punch_hole(0..MIB);
+        let _ = fd.allocate(0..4 * MIB);
+    }
+}
+
+fn main() -> ExitCode {
+    match role().map(|(name, _)| name).as_deref() {
+        Some("limit") => return limit_role(),
+        Some("victim") => return victim_role(),
+        _ => {}
+    }
+    ktap::main(cases![
+        "relocation against vCPU faults" => vcpu_faults,
+        "relocation against punch hole" => punch_hole,
+        "relocation against fallocate" => fallocate,
+        "relocation against conversion" => conversion,
+        "relocation against memslot delete and create" => memslots,
+        "relocation against pre-fault" => prefault,
+        "relocation against VM destruction" => vm_destruction,
+        "relocation against closing the file" => file_close,
+        "relocation with two VMs on one file" => two_vms,
+        "relocation against a memory cgroup's limit" => memcg_limit,
+        "relocation against SIGKILL" => sigkill,
+        "relocation on request against offlining" => offline,
+        "relocation against everything at once" => everything_at_once,
+    ])
+}

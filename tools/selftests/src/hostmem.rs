@@ -1,0 +1,104 @@
+// SPDX-License-Identifier: GPL-2.0
+//! What the host does to memory: moves, compaction, memory blocks.
+
+use std::fs;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use privmemctl::memory::{Block, MemoryMap};
+use privmemfd_ioctls::PrivMemFd;
+
+/// `echo 1 > /proc/sys/vm/compact_memory`.
+pub fn compact() {
+    fs::write("/proc/sys/vm/compact_memory", "1").unwrap();
+}
+
+/// Blocks of movable memory that hold pages of a file.
+pub fn movable_blocks(fd: &PrivMemFd, size: u64) -> Vec<(Block, u64)> {
+    let map = MemoryMap::read().unwrap();
+    let census = map.count(&fd.pages(0..size).unwrap());
+    census
+        .into_iter()
+        .map(|(index, pages)| (map.block(index), pages))
+        .filter(|(block, _)| block.is_movable())
+        .collect()
+}
+
+/// Frames of every CMA area that debugfs shows.
+pub fn cma_frames() -> Vec<std::ops::Range<u64>> {
+    let number = |path: std::path::PathBuf| -> Option<u64> {
+        fs::read_to_string(path).ok()?.trim().parse().ok()
+    };
+    let areas = fs::read_dir("/sys/kernel/debug/cma").into_iter().flatten();
+    areas
+        .flatten()
+        .filter_map(|e| {
+            let dir = e.path();
+            let base =
+                number(dir.join("base_pfn")).or_else(|| number(dir.join("ranges/0/base_pfn")))?;
+            Some(base..base + number(dir.join("count"))?)
+        })
+        .collect()
+}
+
+/// A thread that moves a file's pages, and compacts, without pause.
+pub struct Mover {
+    stop: Arc<AtomicBool>,
+    moved: Arc<AtomicU64>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// Errors of a move that contention explains.
+fn is_transient(errno: i32) -> bool {
+    matches!(
+        errno,
+        libc::EAGAIN | libc::EBUSY | libc::ENOMEM | libc::EINTR
+    )
+}
+
+impl Mover {
+    /// Starts it; any error that contention does not explain is a panic.
+    pub fn start(fd: &PrivMemFd) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let moved = Arc::new(AtomicU64::new(0));
+        let (fd, s, m) = (fd.try_clone().unwrap(), stop.clone(), moved.clone());
+        let thread = thread::spawn(move || {
+            let size = fd.stat().unwrap().size;
+            for round in 0u64.. {
+                if s.load(Ordering::Relaxed) {
+                    break;
+                }
+                match fd.move_range(0..size, None) {
+                    Ok(n) => m.fetch_add(n, Ordering::Relaxed),
+                    Err(e) if is_transient(e.errno()) => m.fetch_add(e.moved, Ordering::Relaxed),
+                    Err(e) => panic!("{e}"),
+                };
+                if round % 8 == 7 {
+                    compact();
+                }
+                thread::sleep(Duration::from_micros(100));
+            }
+        });
+        Self {
+            stop,
+            moved,
+            thread: Some(thread),
+        }
+    }
+
+    /// Ends it; returns how many pages it moved on request.
+    pub fn end(mut self) -> u64 {
+        self.stop.store(true, Ordering::Relaxed);
+        let thread = self.thread.take().expect("ends once");
+        assert!(thread.join().is_ok(), "the thread that moves pages failed");
+        self.moved.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Mover {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+    }
+}
