@@ -23,6 +23,8 @@ identity=$(key "$src" "$(make -s -C "$src" kernelversion)" "$(toolchain_id)" "${
 out=$CACHE/kernel-$flavour-$identity
 echo "$out"
 [ ! -e "$out/complete" ] || exit 0
+exclusive "kernel-$flavour"
+[ ! -e "$out/complete" ] || exit 0
 
 need_disk "$CACHE" 8000
 say "building the $flavour kernel (15 to 25 minutes on 2 cores, once)"

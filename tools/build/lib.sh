@@ -29,6 +29,16 @@ need_disk() {
 			"free some space, or set PRIVMEMFD_CACHE to a folder on a larger disk"
 }
 
+# exclusive NAME: two runs at a time must not build the same thing; until this
+# script ends, others wait for it.
+exclusive() {
+	mkdir -p "$CACHE"
+	exec 9>"$CACHE/$1.lock"
+	flock -n 9 && return 0
+	say "waiting for another run that builds $1"
+	flock 9
+}
+
 # key ARGS...: short digest of files (by content) and words (verbatim).
 key() {
 	local x

@@ -161,6 +161,7 @@ kernel_org() {
 }
 
 need_disk "$CACHE" 2000
+exclusive provision
 packages
 rust_toolchain
 rust_src

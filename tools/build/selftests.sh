@@ -24,6 +24,8 @@ content=$(cd "$tests" && find kvm cgroup/lib vfio/lib -name '*.[chS]' -print0 |
 out=$CACHE/selftests-$(key "$(make -s -C "$src" kernelversion)" "$content" "$(gcc --version | head -n 1)" "${TESTS[*]}")
 echo "$out/bin"
 [ ! -e "$out/complete" ] || exit 0
+exclusive selftests
+[ ! -e "$out/complete" ] || exit 0
 
 need_disk "$CACHE" 500
 say "building Upstream's KVM selftests (1 minute, once)"
