@@ -125,6 +125,10 @@ fi
 identity=$(key "$kdir/.config" "$release" "$ksrc" "$version" "$compiler" "$0" "${patches[@]}" "$*")
 out=$(realpath -m "${out:-$CACHE/kvm-$identity}")
 echo "$out"
+mkdir -p "$out" || die "cannot create $out" "give an OUT that you can write to, or set PRIVMEMFD_CACHE"
+# Whoever asks for the same modules meanwhile waits for these.
+exec 9>"$out/.lock"
+flock 9
 if [ -f "$out/complete" ] && [ "$(<"$out/complete")" = "$identity" ]; then exit 0; fi
 
 wanted=()
@@ -141,7 +145,7 @@ done
 need_disk "$out" 500
 say "building ${wanted[*]/%/.ko} with ${#patches[@]} patches for Linux $release"
 overlay=$out/overlay
-rm -rf "$overlay" "$out"/*.ko "$out/complete"
+rm -rf "$overlay" "$out/complete" "$out"/{kvm,kvm-intel,kvm-amd}.ko
 mkdir -p "$overlay/arch/x86" "$overlay/virt" "$overlay/include/trace"
 cp -r "$ksrc/arch/x86/kvm" "$overlay/arch/x86/"
 cp -r "$ksrc/virt/kvm" "$overlay/virt/"
@@ -162,7 +166,7 @@ LINUXINCLUDE := $(addprefix -I,$(wildcard $(addprefix $(overlay)/,arch/x86/inclu
 include $(src)/Makefile.overlay
 KBUILD
 
-with_progress "KVM modules" 130 "$out/build.log" \
+with_progress "KVM modules" 60 "$out/build.log" \
 	"${build[@]}" M="$overlay/arch/x86/kvm" -j"$(nproc)" "$@" modules ||
 	die "the KVM modules do not build" "read $out/build.log"
 for m in "${wanted[@]}"; do
