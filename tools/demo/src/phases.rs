@@ -244,24 +244,32 @@ fn lure(stage: &Stage, frames: &Range<u64>, notes: &mut Notes) -> anyhow::Result
     Ok(())
 }
 
-/// While it lives, zones keep no memory back from those who could use a higher
-/// zone.
-struct NoReserve(String);
+/// While it lives, zones keep next to nothing back: neither for lower zones'
+/// users nor for emergencies.
+struct NoReserve(Vec<(&'static str, String)>);
 
 impl NoReserve {
-    const PATH: &'static str = "/proc/sys/vm/lowmem_reserve_ratio";
-
     fn new() -> io::Result<Self> {
-        let old = fs::read_to_string(Self::PATH)?;
-        let none: Vec<&str> = old.split_whitespace().map(|_| "0").collect();
-        fs::write(Self::PATH, none.join(" "))?;
-        Ok(Self(old))
+        let mut this = Self(Vec::new());
+        for path in [
+            "/proc/sys/vm/lowmem_reserve_ratio",
+            "/proc/sys/vm/min_free_kbytes",
+        ] {
+            let old = fs::read_to_string(path)?;
+            let least = if path.ends_with("ratio") { "0" } else { "4096" };
+            let words: Vec<&str> = old.split_whitespace().map(|_| least).collect();
+            fs::write(path, words.join(" "))?;
+            this.0.push((path, old));
+        }
+        Ok(this)
     }
 }
 
 impl Drop for NoReserve {
     fn drop(&mut self) {
-        let _ = fs::write(Self::PATH, self.0.trim());
+        for (path, old) in &self.0 {
+            let _ = fs::write(path, old.trim());
+        }
     }
 }
 

@@ -291,8 +291,18 @@ fn kvm_makes_movable_files() {
     assert_eq!((s.size, s.mobility()), (MIB, Some(Mobility::Movable)));
     let link = fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd())).unwrap();
     assert_eq!(link.to_string_lossy(), privmemfd_ioctls::LINK);
-    Guest::new(&fd, 1).fill();
+    let at = BASE..BASE + MIB;
+    let other = protected().bind(1, at.clone(), fd.as_fd(), 0);
+    fails(other, libc::EINVAL, "bind in a VM that did not make it");
+    vm.bind_private(1, at.clone(), fd.as_fd(), 0).unwrap();
+    let mut vcpu = vm.vcpu(0).unwrap();
+    for gpa in at.clone().step_by(PAGE as usize) {
+        assert_eq!(vcpu.write(gpa, gpa).unwrap(), Exit::Done(0));
+    }
     assert_eq!(fd.move_range(0..MIB, None).unwrap(), MIB / PAGE);
+    for gpa in at.step_by(PAGE as usize) {
+        assert_eq!(done(vcpu.read(gpa).unwrap()), gpa);
+    }
 }
 
 fn kvm_refuses_bad_flags_and_sizes() {
