@@ -4,6 +4,7 @@
 //! pages and foreign content apart from what may be there.
 
 use std::os::fd::AsFd;
+use std::os::unix::process::ExitStatusExt;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -75,8 +76,10 @@ fn against(
     let crew = guest.run();
     let mover = Mover::start(&fd);
     let count = repeat(|dice| {
-        step(&guest, &fd, dice);
-        assert!(!crew.any_left(), "a vCPU ended while it raced");
+        // If a vCPU left, Guest::end says why.
+        if !crew.any_left() {
+            step(&guest, &fd, dice);
+        }
     });
     let moved = mover.end();
     let goal = crew.progress().rounds + 2;
@@ -114,12 +117,12 @@ fn fallocate() {
 }
 
 fn conversion() {
-    // Shared memory is zero at first and holds whatever was written while it
-    // was shared: the round may be any, the place must be right.
+    // Shared memory is zero at first A fault that
+    // meets a conversion half-way is a memory fault with EFAULT.
     against(
         "converted",
         ALLOW_ZERO | ANY_ROUND,
-        false,
+        true,
         |guest, _, dice| {
             let range = dice.range(SIZE / PAGE);
             let at = BASE + range.start..BASE + range.end;
@@ -243,22 +246,24 @@ fn two_vms() {
 
 fn memcg_limit() {
     let group = Cgroup::new("race", 20 * MIB);
-    let mut moved = 0;
-    let count = repeat(|_| {
+    // Not for a fixed time: each kill fills the kernel's log.
+    for _ in 0..12 {
         let mut task = child("limit", &[]);
         group.add(task.id());
+        let mut status = None;
         let ended = wait_for(Duration::from_secs(20), || {
-            task.try_wait().unwrap().is_some()
+            status = task.try_wait().unwrap();
+            status.is_some()
         });
         if !ended {
             task.kill().unwrap();
         }
         assert!(ended, "hangs at the cgroup's limit");
-        moved += 1;
-    });
+        let at_limit = status.is_some_and(|s| s.success() || s.signal() == Some(libc::SIGKILL));
+        assert!(at_limit, "ended with {status:?}");
+    }
     let gone = wait_for(Duration::from_secs(10), || group.current() < 4 * MIB);
     assert!(gone, "{} bytes are still charged", group.current());
-    report("hit the limit", count, moved);
 }
 
 fn sigkill() {
