@@ -117,8 +117,9 @@ fn fallocate() {
 }
 
 fn conversion() {
-    // Shared memory is zero at first A fault that
-    // meets a conversion half-way is a memory fault with EFAULT.
+    // Shared memory is zero at first and keeps what was written while it was
+    // shared: the round may be any, the place must be right. A fault that meets
+    // a conversion half-way is a memory fault with EFAULT.
     against(
         "converted",
         ALLOW_ZERO | ANY_ROUND,
@@ -309,6 +310,8 @@ fn everything_at_once() {
                 3 => guest.vm.set_private(at).unwrap(),
                 4 => drop(fd.stat().unwrap()),
                 _ => {
+                    // Shared memory without a memslot would be a device's.
+                    guest.vm.set_private(guest.memory()).unwrap();
                     guest.vm.unbind(1).unwrap();
                     guest.vm.bind(1, guest.memory(), fd.as_fd(), 0).unwrap();
                 }
