@@ -9,9 +9,9 @@ const struct kvm_gmem_host_ops *
 privmemfd_helper_kvm_register(void *symbol,
 			      const struct kvm_gmem_provider_ops *ops)
 {
-	typeof(&kvm_gmem_register_provider) fn = symbol;
+	typeof(kvm_gmem_register_provider) *register_provider = symbol;
 
-	return fn(ops);
+	return register_provider(ops);
 }
 
 void privmemfd_helper_kvm_unregister(const struct kvm_gmem_host_ops *host,

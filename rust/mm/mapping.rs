@@ -138,7 +138,8 @@ impl Mapping {
         // SAFETY: The mapping is valid.
         let taken =
             unsafe { ffi::privmemfd_helper_filemap_invalidate_trylock_shared(self.as_ptr()) };
-        (taken != 0).then_some(Shared(self, NotThreadSafe))
+        // Not then_some(): a guard that is made releases the lock when it is dropped.
+        (taken != 0).then(|| Shared(self, NotThreadSafe))
     }
 
     /// Takes the `invalidate_lock` exclusive. May sleep; not under a folio lock.

@@ -23,8 +23,8 @@
 #define PRIVMEMFD_NODE_ANY	(-1)
 
 /*
- * Flags of struct privmemfd_create and privmemfd_stat. Exactly one of MOVABLE
- * and PINNED must be given.
+ * Flags of struct privmemfd_create and privmemfd_stat. A file is either MOVABLE
+ * or PINNED; exactly one of the two must be given.
  */
 /* The host may move pages; they may live in ZONE_MOVABLE and in CMA areas. */
 #define PRIVMEMFD_MOVABLE	(1ULL << 0)
@@ -83,7 +83,7 @@ struct privmemfd_create {
  * struct privmemfd_stat - look at a privmemfd (on a privmemfd)
  * @node:	in: count only the pages on this node, or PRIVMEMFD_NODE_ANY
  * @pad:	must be zero
- * @flags:	out: flags the file was created with
+ * @flags:	out: PRIVMEMFD_MOVABLE or PRIVMEMFD_PINNED
  * @size:	out: size of the file
  * @pages:	out: pages that have memory (on @node)
  * @zone_pages:	out: the same by zone, see PRIVMEMFD_ZONE_DMA and following
