@@ -1,0 +1,200 @@
+// SPDX-License-Identifier: GPL-2.0
+//! The fault plan: calls that fail because a test wants them to.
+
+use crate::mem::Word;
+
+/// Most rules of a plan.
+pub const MAX_RULES: usize = 16;
+
+/// Which calls of the leaf a rule is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum When {
+    /// The n-th call from now on, counted from 1, once.
+    Nth(u32),
+    /// Every k-th call.
+    Every(u32),
+    /// Each call with a chance of `n` in 65536, by the plan's seed.
+    Random(u16),
+}
+
+/// What a rule does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// The call returns this status and has no effect. RCX and RDX are zero
+    /// for the leaves that zero them.
+    Status(u64),
+    /// [`crate::Platform::fault_callback`] runs with this number; then the
+    /// call is carried out.
+    Callback(u32),
+}
+
+/// One rule.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rule {
+    /// The leaf.
+    pub leaf: u16,
+    /// The calls.
+    pub when: When,
+    /// The effect.
+    pub action: Action,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Slot {
+    /// 0 = unused; else leaf | kind << 16 | action kind << 24 | parameter << 32.
+    head: Word,
+    action: Word,
+    count: Word,
+    fired: Word,
+}
+
+/// A plan: a fixed number of rules that can be changed while calls run.
+#[derive(Clone, Debug)]
+pub struct FaultPlan {
+    slots: [Slot; MAX_RULES],
+    rng: Word,
+    fired: Word,
+}
+
+impl Default for FaultPlan {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+const USED: u64 = 1 << 31;
+
+impl FaultPlan {
+    /// An empty plan.
+    #[must_use]
+    pub fn new() -> Self {
+        FaultPlan {
+            slots: core::array::from_fn(|_| Slot::default()),
+            rng: Word::new(1),
+            fired: Word::new(0),
+        }
+    }
+
+    /// Sets the seed of the random rules.
+    pub fn seed(&self, seed: u64) {
+        self.rng.set(seed);
+    }
+
+    /// Adds a rule. Returns its number, or `None` if the plan is full.
+    pub fn add(&self, rule: Rule) -> Option<usize> {
+        let (kind, param) = match rule.when {
+            When::Nth(n) => (0, u64::from(n)),
+            When::Every(k) => (1, u64::from(k)),
+            When::Random(p) => (2, u64::from(p)),
+        };
+        let (act, value) = match rule.action {
+            Action::Status(s) => (0, s),
+            Action::Callback(id) => (1, u64::from(id)),
+        };
+        let head = u64::from(rule.leaf) | kind << 16 | act << 24 | USED | param << 32;
+        let i = self.slots.iter().position(|s| s.head.get() == 0)?;
+        let s = &self.slots[i];
+        s.count.set(0);
+        s.fired.set(0);
+        s.action.set(value);
+        s.head.set(head);
+        Some(i)
+    }
+
+    /// Removes all rules.
+    pub fn clear(&self) {
+        for s in &self.slots {
+            s.head.set(0);
+        }
+    }
+
+    /// How often any rule has fired.
+    #[must_use]
+    pub fn fired(&self) -> u64 {
+        self.fired.get()
+    }
+
+    fn random(&self) -> u16 {
+        let x = self.rng.add(0x9E37_79B9_7F4A_7C15);
+        let x = (x ^ (x >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        let x = (x ^ (x >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        (x ^ (x >> 31)) as u16
+    }
+
+    /// The action for the next call of `leaf`, if a rule is for it.
+    pub(crate) fn next(&self, leaf: u16) -> Option<Action> {
+        let mut hit = None;
+        for s in &self.slots {
+            let head = s.head.get();
+            if head & USED == 0 || head as u16 != leaf {
+                continue;
+            }
+            let n = s.count.add(1) + 1;
+            let param = head >> 32;
+            let fire = match head >> 16 & 0xFF {
+                0 => n == param,
+                1 => param != 0 && n % param == 0,
+                _ => u64::from(self.random()) < param,
+            };
+            if !fire || hit.is_some() {
+                continue;
+            }
+            s.fired.add(1);
+            self.fired.add(1);
+            hit = Some(if head >> 24 & 0x7F == 0 {
+                Action::Status(s.action.get())
+            } else {
+                Action::Callback(s.action.get() as u32)
+            });
+        }
+        hit
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hits(when: When, n: usize) -> std::vec::Vec<usize> {
+        let plan = FaultPlan::new();
+        plan.seed(42);
+        let rule = Rule {
+            leaf: 5,
+            when,
+            action: Action::Status(7),
+        };
+        assert_eq!(plan.add(rule), Some(0));
+        assert_eq!(plan.next(4), None);
+        (1..=n).filter(|_| plan.next(5).is_some()).collect()
+    }
+
+    #[test]
+    fn nth_and_every() {
+        assert_eq!(hits(When::Nth(3), 9), [3]);
+        assert_eq!(hits(When::Every(3), 9), [3, 6, 9]);
+    }
+
+    #[test]
+    fn random_is_reproducible() {
+        let a = hits(When::Random(0x4000), 400);
+        assert_eq!(a, hits(When::Random(0x4000), 400));
+        assert!((60..140).contains(&a.len()), "{}", a.len());
+    }
+
+    #[test]
+    fn full_plan() {
+        let plan = FaultPlan::new();
+        let rule = Rule {
+            leaf: 0,
+            when: When::Nth(1),
+            action: Action::Callback(3),
+        };
+        for _ in 0..MAX_RULES {
+            assert!(plan.add(rule).is_some());
+        }
+        assert!(plan.add(rule).is_none());
+        assert_eq!(plan.next(0), Some(Action::Callback(3)));
+        plan.clear();
+        assert_eq!(plan.next(0), None);
+    }
+}

@@ -1,0 +1,147 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Metadata fields: the ones Linux reads with SYS.RD, and the few fields of a
+//! TD and a vCPU that a host can read.
+//!
+//! A field id is matched by class, field code and element size; context bits
+//! are ignored. Field ids: Intel TDX module 1.5 ABI definitions (JSON tables).
+
+use crate::config::{MAX_RESERVED, MAX_TDMRS};
+use crate::mem::Machine;
+use crate::module::Module;
+use crate::status::{
+    Res, METADATA_FIELD_ID_INCORRECT, METADATA_FIRST_FIELD_ID_IN_CONTEXT,
+};
+use crate::td::{tdcs, tdr, tdvps, Td};
+
+/// "First field" as input, "no further field" as output.
+pub const NONE: u64 = u64::MAX;
+
+/// Bits 31:24, 49:34, 55 and 62 of a single element's id are zero.
+const RESERVED: u64 = 0xFF << 24 | 0xFFFF << 34 | 1 << 55 | 1 << 62;
+/// What identifies a field: class, element size and code.
+const KEY: u64 = 0x3F00_0003_00FF_FFFF;
+
+/// Sorted list of global fields.
+const SYS: [u64; 29] = [
+    0x0800_0001_0000_0003,
+    0x0800_0001_0000_0004,
+    0x0800_0001_0000_0005,
+    0x0A00_0003_0000_0008,
+    0x1900_0003_0000_0000,
+    0x1900_0003_0000_0001,
+    0x1900_0003_0000_0002,
+    0x1900_0003_0000_0003,
+    0x8900_0001_0000_0000,
+    0x9100_0001_0000_0008,
+    0x9100_0001_0000_0009,
+    0x9100_0001_0000_0010,
+    0x9100_0001_0000_0011,
+    0x9100_0001_0000_0012,
+    0x9800_0001_0000_0000,
+    0x9800_0001_0000_0100,
+    0x9800_0001_0000_0200,
+    0x9900_0001_0000_0004,
+    0x9900_0001_0000_0008,
+    0x9900_0003_0000_0400,
+    0x9900_0003_0000_0401,
+    0x9900_0003_0000_0402,
+    0x9900_0003_0000_0403,
+    0x9900_0003_0000_0404,
+    0x9900_0003_0000_0405,
+    0x9900_0003_0000_0500,
+    0x9900_0003_0000_0501,
+    0x9900_0003_0000_0502,
+    0x9900_0003_0000_0503,
+];
+
+/// TDX_FEATURES0 of 1.5.05.
+pub const FEATURES0: u64 = 0x1F_0FBF;
+
+/// The field SYS.RD names when asked for the first one.
+#[must_use]
+pub const fn first_sys_field() -> u64 {
+    SYS[0]
+}
+
+fn well_formed(field: u64) -> bool {
+    field & RESERVED == 0
+}
+
+impl<M: Machine> Module<M> {
+    pub(super) fn sys_field(&self, field: u64) -> Res<(u64, u64)> {
+        if field == NONE {
+            return Err(METADATA_FIRST_FIELD_ID_IN_CONTEXT);
+        }
+        if !well_formed(field) {
+            return Err(METADATA_FIELD_ID_INCORRECT);
+        }
+        let c = &self.config;
+        let (class, code) = (field >> 56 & 0x3F, field & 0xFF_FFFF);
+        let value = match (class, code) {
+            (0x08, 3) => 5,
+            (0x08, 4) => 1,
+            (0x08, 5) => 5,
+            (0x0A, 8) => FEATURES0,
+            (0x19, 0) => c.attributes_fixed0,
+            (0x19, 1) => 0,
+            (0x19, 2) => c.xfam_fixed0,
+            (0x19, 3) => 3,
+            (0x09, 0) => 0,
+            (0x11, 8) => MAX_TDMRS as u64,
+            (0x11, 9) => MAX_RESERVED as u64,
+            (0x11, 0x10..=0x12) => 16,
+            (0x18, 0) => 4096,
+            (0x18, 0x100 | 0x200) => 0x6000,
+            // The model does not check CPUID configuration: it offers none
+            // beyond zero values.
+            (0x19, 4) => 18,
+            (0x19, 8) => 576,
+            (0x19, 0x400..=0x411 | 0x500..=0x523) => 0,
+            _ => return Err(METADATA_FIELD_ID_INCORRECT),
+        };
+        let next = SYS
+            .iter()
+            .position(|f| f & KEY == field & KEY)
+            .and_then(|i| SYS.get(i + 1))
+            .copied()
+            .unwrap_or(NONE);
+        Ok((value, next))
+    }
+
+    pub(super) fn td_field(&self, td: &Td, field: u64, v1: bool) -> Res<(u64, u64)> {
+        if v1 && field == NONE {
+            return Err(METADATA_FIRST_FIELD_ID_IN_CONTEXT);
+        }
+        if !well_formed(field) {
+            return Err(METADATA_FIELD_ID_INCORRECT);
+        }
+        let (class, code) = (field >> 56 & 0x3F, field & 0xFF_FFFF);
+        let value = match (class, code) {
+            // TDR: FATAL, NUM_TDCX, CHLDCNT, LIFECYCLE_STATE.
+            (0x00, 1) => self.tdr_rd(td.tdr, tdr::FATAL),
+            (0x00, 2) => self.tdr_rd(td.tdr, tdr::NUM_TDCX),
+            (0x00, 4) => self.tdr_rd(td.tdr, tdr::CHLDCNT),
+            (0x00, 5) => self.tdr_rd(td.tdr, tdr::LIFECYCLE),
+            // TDCS: ATTRIBUTES, XFAM, MAX_VCPUS, GPAW.
+            (0x11, 0) => self.tdcs_rd(td, tdcs::ATTRIBUTES),
+            (0x11, 1) => self.tdcs_rd(td, tdcs::XFAM),
+            (0x11, 2) => self.tdcs_rd(td, tdcs::MAX_VCPUS),
+            (0x11, 3) => self.tdcs_rd(td, tdcs::GPAW),
+            _ => return Err(METADATA_FIELD_ID_INCORRECT),
+        };
+        Ok((value, NONE))
+    }
+
+    pub(super) fn vp_field(&self, td: &Td, tdvpr: u64, field: u64, v1: bool) -> Res<(u64, u64)> {
+        if v1 && field == NONE {
+            return Err(METADATA_FIRST_FIELD_ID_IN_CONTEXT);
+        }
+        let (class, code) = (field >> 56 & 0x3F, field & 0xFF_FFFF);
+        // VCPU_STATE_DETAILS: no virtual interrupt is ever pending.
+        match (class, code) {
+            (0x11, 0x100) => Ok((0, NONE)),
+            (0x11, 1) => Ok((self.vp_rd(td, tdvpr, tdvps::VCPU_INDEX), NONE)),
+            _ => Err(METADATA_FIELD_ID_INCORRECT),
+        }
+    }
+}

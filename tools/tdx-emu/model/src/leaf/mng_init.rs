@@ -1,0 +1,138 @@
+// SPDX-License-Identifier: GPL-2.0
+//! TDH.MNG.INIT: reads TD_PARAMS.
+
+use crate::locks::Mode;
+use crate::mem::Machine;
+use crate::module::Module;
+use crate::opstate::op_state;
+use crate::regs::{leaf, op, Regs};
+use crate::sept::HPA;
+use crate::status::{with_op, Res, OPERAND_INVALID, SUCCESS, TDCS_NOT_ALLOCATED};
+use crate::td::{tdcs, tdr, Td, MIN_TDCX, TDCX_SEPT_ROOT};
+
+/// Offsets in TD_PARAMS.
+pub(crate) mod params {
+    pub const SIZE: u64 = 1024;
+    pub const ATTRIBUTES: u64 = 0;
+    pub const XFAM: u64 = 8;
+    /// max_vcpus (16 bits), num_l2_vms (8), msr_config_ctls (8), reserved (32).
+    pub const COUNTS: u64 = 16;
+    pub const EPTP_CONTROLS: u64 = 24;
+    pub const CONFIG_FLAGS: u64 = 32;
+    /// tsc_frequency (16 bits), then reserved to 80.
+    pub const TSC_FREQUENCY: u64 = 40;
+    pub const RESERVED_1_END: u64 = 80;
+    pub const RESERVED_2: u64 = 232;
+    pub const RESERVED_2_END: u64 = 256;
+    /// After 18 CPUID values.
+    pub const RESERVED_3: u64 = 256 + 18 * 16;
+}
+
+const ATTR_DEBUG: u64 = 1;
+const ATTR_MIGRATABLE: u64 = 1 << 29;
+const ATTR_PERFMON: u64 = 1 << 63;
+
+fn xfam_ok(x: u64, fixed0: u64) -> bool {
+    let bit = |n: u32| x >> n & 1 != 0;
+    x & !fixed0 == 0
+        && x & 3 == 3
+        && !(bit(5) && !bit(2))
+        && bit(5) == bit(6)
+        && bit(5) == bit(7)
+        && bit(11) == bit(12)
+        && bit(17) == bit(18)
+}
+
+impl<M: Machine> Module<M> {
+    pub(crate) fn mng_init(&self, regs: &mut Regs) -> Res<u64> {
+        let (tdr, pa) = (regs.rcx, regs.rdx);
+        regs.rcx = 0;
+        let _tdr = self.tdr_explicit(tdr, op::RCX, Mode::Exclusive)?;
+        let (td, _) = self.td_open(tdr, leaf::MNG_INIT, false)?;
+        if !self.shared_ok(pa, params::SIZE) {
+            return Err(with_op(OPERAND_INVALID, op::RDX));
+        }
+        self.tdcs_wr(&td, tdcs::NUM_VCPUS, 0);
+        self.tdcs_wr(&td, tdcs::NUM_ASSOC, 0);
+        self.tdcs_wr(&td, tdcs::EPOCH, 1);
+        self.tdcs_wr(&td, tdcs::REFCOUNT, 0);
+        // One second.
+        self.tdcs_wr(&td, tdcs::HP_LOCK_TIMEOUT, self.config.tsc_hz);
+        self.td_params(&td, pa & !self.config.hkid_mask())?;
+        for i in 0..6 {
+            self.tdcs_wr(&td, tdcs::MRTD + 8 * i, 0);
+        }
+        self.tdcs_wr(&td, tdcs::OP_STATE, op_state::INITIALIZED);
+        Ok(SUCCESS)
+    }
+
+    fn td_params(&self, td: &Td, pa: u64) -> Res {
+        let invalid = |operand| Err(with_op(OPERAND_INVALID, operand));
+        let word = |off: u64| self.machine.read(pa + off);
+        let zero = |from: u64, to: u64| (from..to).step_by(8).all(|o| word(o) == 0);
+
+        let attr = word(params::ATTRIBUTES);
+        if attr & !self.config.attributes_fixed0 != 0
+            || attr & ATTR_MIGRATABLE != 0 && attr & (ATTR_DEBUG | ATTR_PERFMON) != 0
+        {
+            return invalid(op::ATTRIBUTES);
+        }
+        self.tdcs_wr(td, tdcs::ATTRIBUTES, attr);
+        let xfam = word(params::XFAM);
+        if !xfam_ok(xfam, self.config.xfam_fixed0) {
+            return invalid(op::XFAM);
+        }
+        self.tdcs_wr(td, tdcs::XFAM, xfam);
+        let counts = word(params::COUNTS);
+        let (max_vcpus, l2_vms) = (counts & 0xFFFF, counts >> 16 & 0xFF);
+        if max_vcpus == 0 {
+            return invalid(op::MAX_VCPUS);
+        }
+        self.tdcs_wr(td, tdcs::MAX_VCPUS, max_vcpus);
+        if l2_vms > 3 {
+            return invalid(op::NUM_L2_VMS);
+        }
+        if self.tdr_rd(td.tdr, tdr::NUM_TDCX) < MIN_TDCX + l2_vms {
+            return Err(TDCS_NOT_ALLOCATED);
+        }
+        self.tdcs_wr(td, tdcs::NUM_L2_VMS, l2_vms);
+        if counts >> 32 != 0 {
+            return invalid(op::RDX);
+        }
+        let flags = word(params::CONFIG_FLAGS);
+        if flags & !self.config.config_flags_fixed0 != 0 {
+            return invalid(op::EXEC_CONTROLS);
+        }
+        let gpaw = flags & 1;
+        let eptp = word(params::EPTP_CONTROLS);
+        let pwl = eptp >> 3 & 7;
+        let max = if self.config.pml5 { 4 } else { 3 };
+        if eptp & 7 != 6
+            || eptp & !0x3F != 0
+            || !(3..=max).contains(&pwl)
+            || pwl == 4 && self.config.max_pa < 49
+            || gpaw != 0 && pwl < 4
+        {
+            return invalid(op::EPTP_CONTROLS);
+        }
+        let root = self.tdcx(td, TDCX_SEPT_ROOT) & HPA & !self.config.hkid_mask();
+        self.tdcs_wr(td, tdcs::EPTP, eptp | root);
+        self.tdcs_wr(td, tdcs::GPAW, gpaw);
+        self.tdcs_wr(td, tdcs::CONFIG_FLAGS, flags);
+        let tsc = word(params::TSC_FREQUENCY) & 0xFFFF;
+        if !(4..=400).contains(&tsc) {
+            return invalid(op::TSC_FREQUENCY);
+        }
+        self.tdcs_wr(td, tdcs::TSC_FREQUENCY, tsc);
+        if word(params::TSC_FREQUENCY) >> 16 != 0
+            || !zero(params::TSC_FREQUENCY + 8, params::RESERVED_1_END)
+            || counts >> 25 & 0x7F != 0
+            || !zero(params::RESERVED_2, params::RESERVED_2_END)
+            || !zero(params::RESERVED_3, params::SIZE)
+            || attr & ATTR_MIGRATABLE != 0 && l2_vms != 0
+        {
+            return invalid(op::RDX);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,21 @@
+// SPDX-License-Identifier: GPL-2.0
+//! The leaves, one file per family.
+
+pub mod guest;
+mod guest_attr;
+mod mem_large;
+mod mem_page;
+mod mem_range;
+mod mem_rdwr;
+mod mem_sept;
+pub mod metadata;
+mod mng;
+mod mng_init;
+mod mr;
+mod phymem;
+mod relocate;
+mod sys;
+mod sys_config;
+mod track;
+mod vp;
+pub(crate) mod vp_enter;

@@ -1,0 +1,34 @@
+// SPDX-License-Identifier: GPL-2.0
+#![doc = include_str!("../README.md")]
+#![no_std]
+#![forbid(unsafe_code)]
+
+#[cfg(test)]
+extern crate std;
+
+pub mod cipher;
+pub mod config;
+pub mod dispatch;
+pub mod epoch;
+pub mod fault;
+mod leaf;
+pub mod locks;
+pub mod log;
+pub mod mem;
+mod module;
+pub mod opstate;
+pub mod pamt;
+pub mod pseudo;
+pub mod regs;
+pub mod sept;
+pub mod sept_l2;
+pub mod status;
+pub mod td;
+mod walk;
+
+pub use config::Config;
+pub use dispatch::Outcome;
+pub use leaf::guest::{GuestEvent, GuestOutcome};
+pub use mem::{Machine, PhysMem, Platform};
+pub use module::{Module, Violation};
+pub use regs::Regs;
