@@ -44,7 +44,7 @@ pub fn relocate_begin(ino: u64, index: usize, from: usize, to: usize, cause: u32
     }
 }
 
-/// A relocation has ended. `refusal` is the reason in terms of the user interface, if any.
+/// A relocation has ended. `refusal` is the number of the reason, if it was refused.
 pub fn relocate_end(
     ino: u64,
     index: usize,

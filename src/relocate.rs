@@ -28,12 +28,9 @@
 #[cfg(CONFIG_KUNIT = "y")]
 mod tests;
 
-use crate::{
-    backend::{
-        Backend,
-        BackendId, //
-    },
-    uapi, //
+use crate::backend::{
+    Backend,
+    BackendId, //
 };
 use kernel::{
     prelude::*,
@@ -67,11 +64,11 @@ pub(crate) enum Cause {
     Request = 1,
 }
 
-/// Why a page was not moved.
+/// Why a page was not moved; the numbers are those of `privmemfd_refusals` in the trace events.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub(crate) enum Refusal {
     /// The file is pinned.
-    Pinned,
+    Pinned = 0,
     /// Another operation on the file is under way.
     Busy,
     /// A VM could not be kept off the page.
@@ -96,18 +93,6 @@ impl Refusal {
     ];
     /// Number of reasons.
     pub(crate) const COUNT: usize = Self::ALL.len();
-
-    /// The reason's number in the user interface.
-    pub(crate) fn code(self) -> u32 {
-        match self {
-            Self::Pinned => uapi::REFUSED_PINNED,
-            Self::Busy => uapi::REFUSED_BUSY,
-            Self::Guest => uapi::REFUSED_GUEST,
-            Self::Poison => uapi::REFUSED_POISON,
-            Self::Backend => uapi::REFUSED_BACKEND,
-            Self::NoMemory => uapi::REFUSED_NOMEM,
-        }
-    }
 
     /// Index into arrays of [`Refusal::COUNT`] entries.
     pub(crate) fn index(self) -> usize {
@@ -339,7 +324,7 @@ impl Log {
             self.cause as u32,
             self.backend as u32,
             result,
-            outcome.err().map(Refusal::code),
+            outcome.err().map(|reason| reason as u32),
             ns,
         );
     }

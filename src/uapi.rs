@@ -5,6 +5,7 @@
 //! The only place that reads or writes user memory. The layout is that of
 //! `include/uapi/linux/privmemfd.h`, which is also where meaning and errors are documented.
 
+use crate::relocate::Refusal;
 use kernel::{
     ioctl::{
         _IOW,
@@ -39,13 +40,6 @@ pub(crate) const CREATE: u32 = _IOW::<RawCreate>(c::PRIVMEMFD_IOC, 0x00);
 pub(crate) const STAT: u32 = _IOWR::<RawStat>(c::PRIVMEMFD_IOC, 0x01);
 pub(crate) const PAGES: u32 = _IOW::<RawPages>(c::PRIVMEMFD_IOC, 0x02);
 pub(crate) const MOVE: u32 = _IOWR::<RawMove>(c::PRIVMEMFD_IOC, 0x03);
-
-pub(crate) const REFUSED_PINNED: u32 = c::PRIVMEMFD_REFUSED_PINNED;
-pub(crate) const REFUSED_BUSY: u32 = c::PRIVMEMFD_REFUSED_BUSY;
-pub(crate) const REFUSED_GUEST: u32 = c::PRIVMEMFD_REFUSED_GUEST;
-pub(crate) const REFUSED_POISON: u32 = c::PRIVMEMFD_REFUSED_POISON;
-pub(crate) const REFUSED_BACKEND: u32 = c::PRIVMEMFD_REFUSED_BACKEND;
-pub(crate) const REFUSED_NOMEM: u32 = c::PRIVMEMFD_REFUSED_NOMEM;
 
 pub(crate) const PFN_NONE: u64 = u64::MAX;
 
@@ -164,6 +158,19 @@ pub(crate) fn zone_index(zone: Zone) -> usize {
     index as usize
 }
 
+/// Index into `refused`.
+fn refused_index(reason: Refusal) -> usize {
+    let index = match reason {
+        Refusal::Pinned => c::PRIVMEMFD_REFUSED_PINNED,
+        Refusal::Busy => c::PRIVMEMFD_REFUSED_BUSY,
+        Refusal::Guest => c::PRIVMEMFD_REFUSED_GUEST,
+        Refusal::Poison => c::PRIVMEMFD_REFUSED_POISON,
+        Refusal::Backend => c::PRIVMEMFD_REFUSED_BACKEND,
+        Refusal::NoMemory => c::PRIVMEMFD_REFUSED_NOMEM,
+    };
+    index as usize
+}
+
 /// The `flags` that a file with this mobility was made with.
 pub(crate) fn flags_of(mobility: Mobility) -> u64 {
     match mobility {
@@ -221,14 +228,34 @@ pub(crate) struct Stat {
 
 /// What `PRIVMEMFD_STAT` answers.
 pub(crate) struct StatAnswer {
-    pub(crate) flags: u64,
-    pub(crate) size: u64,
+    flags: u64,
+    size: u64,
     pub(crate) zone_pages: [u64; NR_ZONES],
     pub(crate) poisoned: u64,
     pub(crate) vms: u64,
     pub(crate) slots: u64,
     pub(crate) relocated: u64,
-    pub(crate) refused: [u64; NR_REFUSED],
+    refused: [u64; NR_REFUSED],
+}
+
+impl StatAnswer {
+    /// For a file that has refused as often as `refused` says.
+    pub(crate) fn new(flags: u64, size: usize, refused: impl Fn(Refusal) -> u64) -> Self {
+        let mut counts = [0; NR_REFUSED];
+        for reason in Refusal::ALL {
+            counts[refused_index(reason)] = refused(reason);
+        }
+        Self {
+            flags,
+            size: size as u64,
+            zone_pages: [0; NR_ZONES],
+            poisoned: 0,
+            vms: 0,
+            slots: 0,
+            relocated: 0,
+            refused: counts,
+        }
+    }
 }
 
 impl Stat {

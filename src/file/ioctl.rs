@@ -63,19 +63,14 @@ fn all(file: &Attachment) -> Range<usize> {
 fn stat(file: &Attachment, arg: usize) -> Result {
     let request = uapi::Stat::read(arg)?;
     let object = file.object();
-    let mut answer = uapi::StatAnswer {
-        flags: uapi::flags_of(object.mobility),
-        size: file.mapping().size() as u64,
-        zone_pages: Default::default(),
-        poisoned: 0,
-        vms: object.bindings.vms().into(),
-        slots: object.bindings.slots().into(),
-        relocated: object.relocations.done(),
-        refused: Default::default(),
-    };
-    for reason in Refusal::ALL {
-        answer.refused[reason.code() as usize] = object.relocations.refused(reason);
-    }
+    let relocations = &object.relocations;
+    let flags = uapi::flags_of(object.mobility);
+    let mut answer = uapi::StatAnswer::new(flags, file.mapping().size(), |reason| {
+        relocations.refused(reason)
+    });
+    answer.vms = object.bindings.vms().into();
+    answer.slots = object.bindings.slots().into();
+    answer.relocated = relocations.done();
     file.mapping().for_each_folio(all(file), |_, folio| {
         if request.node.is_none_or(|nid| nid == folio.nid()) {
             answer.zone_pages[uapi::zone_index(folio.zone())] += 1;

@@ -16,7 +16,7 @@
 #define privmemfd_backends		\
 	{ 0,	"software" }
 
-/* PRIVMEMFD_REFUSED_* of the UAPI header; ~0 when nothing was refused. */
+/* The values of src/relocate.rs:Refusal; ~0 when nothing was refused. */
 #define privmemfd_refusals		\
 	{ 0,	"pinned" },		\
 	{ 1,	"busy" },		\
