@@ -7,9 +7,7 @@ use crate::log::CallRecord;
 use crate::mem::Machine;
 use crate::module::{sys_state, Module};
 use crate::regs::{leaf, op, Regs, BEFORE_READY};
-use crate::status::{
-    with_op, Res, INTERNAL_FATAL, OPERAND_INVALID, SYS_NOT_READY, SYS_SHUTDOWN,
-};
+use crate::status::{with_op, Res, INTERNAL_FATAL, OPERAND_INVALID, SYS_NOT_READY, SYS_SHUTDOWN};
 
 /// How a SEAMCALL ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -115,7 +115,11 @@ mod tests {
             (0, 1, [1, 0], false),
             (1 << 63, 9, [0, 0], false),
         ] {
-            assert_eq!(tracked(bepoch, epoch, refs), want, "{bepoch} {epoch} {refs:?}");
+            assert_eq!(
+                tracked(bepoch, epoch, refs),
+                want,
+                "{bepoch} {epoch} {refs:?}"
+            );
         }
     }
 }

@@ -33,11 +33,7 @@ impl CallRecord {
             Some(name) => w.write_str(name)?,
             None => write!(w, "LEAF{leaf}")?,
         }
-        write!(
-            w,
-            "\",\"lp\":{},\"in\":{{\"rax\":\"{:#x}\"",
-            self.lp, i.rax
-        )?;
+        write!(w, "\",\"lp\":{},\"in\":{{\"rax\":\"{:#x}\"", self.lp, i.rax)?;
         for (name, v) in [
             ("rcx", i.rcx),
             ("rdx", i.rdx),

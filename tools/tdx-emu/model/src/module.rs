@@ -214,10 +214,7 @@ impl<M: Machine> Module<M> {
         let mut raw = self.machine.read(pa);
         loop {
             let (new, out) = f(cipher::decrypt(key, pa, raw));
-            match self
-                .machine
-                .cas(pa, raw, cipher::encrypt(key, pa, new))
-            {
+            match self.machine.cas(pa, raw, cipher::encrypt(key, pa, new)) {
                 Ok(()) => return out,
                 Err(now) => raw = now,
             }

@@ -57,10 +57,8 @@ pub(crate) struct PageGuard<'m, M: Machine> {
 
 impl<M: Machine> Drop for PageGuard<'_, M> {
     fn drop(&mut self) {
-        self.m.pamt_release(
-            self.block.0[usize::from(self.level)],
-            self.mode,
-        );
+        self.m
+            .pamt_release(self.block.0[usize::from(self.level)], self.mode);
         if self.explicit {
             for up in self.level + 1..3 {
                 self.m
@@ -271,8 +269,7 @@ impl<M: Machine> Module<M> {
         operand: u32,
     ) -> Res<PageGuard<'_, M>> {
         let at = self.page_implicit(pa, level)?;
-        self.pamt_take(at, mode)
-            .map_err(|e| with_op(e, operand))?;
+        self.pamt_take(at, mode).map_err(|e| with_op(e, operand))?;
         let mut block = Block([0; 3]);
         block.0[usize::from(level)] = at;
         Ok(PageGuard {

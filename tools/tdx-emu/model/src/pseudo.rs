@@ -6,9 +6,10 @@ use crate::locks::{self, Mode, Side};
 use crate::mem::Machine;
 use crate::module::Module;
 use crate::pamt::Entry;
-use crate::sept::TDEL;
+use crate::sept::{is_leaf, try_state, State, HPA, TDEL};
 use crate::status::Res;
 use crate::td::{tdcs, tdr, Td};
+use crate::walk::Walk;
 
 /// A lock object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,6 +69,28 @@ pub struct TdView {
 }
 
 impl<M: Machine> Module<M> {
+    /// Walks like the observer it is: through blocked tables too, up to the
+    /// first entry that is free, removed or a leaf.
+    fn outside_walk(&self, td: &Td, gpa: u64, level: u8) -> Walk {
+        let eptp = self.eptp(td, 0);
+        let mut table = eptp & HPA;
+        let mut at_level = (eptp >> 3 & 7) as u8;
+        loop {
+            let at = table + (gpa >> (12 + 9 * u32::from(at_level)) & 511) * 8;
+            let raw = self.rd(td.hkid, at);
+            let end = matches!(try_state(raw), None | Some(State::Free | State::Removed));
+            if at_level == level || at_level == 0 || end || is_leaf(raw) {
+                return Walk {
+                    at,
+                    level: at_level,
+                    raw,
+                };
+            }
+            table = raw & HPA;
+            at_level -= 1;
+        }
+    }
+
     fn any_td(&self, tdr: u64) -> Td {
         self.td_raw(tdr)
     }
@@ -79,9 +102,9 @@ impl<M: Machine> Module<M> {
     pub fn lock(&self, obj: LockObj, mode: Mode, side: Side) -> Res {
         match obj {
             LockObj::Pamt { hpa, level } => match self.pamt_block(hpa) {
-                Some(b) => self.pamt_step(b.0[usize::from(level)], |w| {
-                    locks::hp_take(w, mode, side)
-                }),
+                Some(b) => {
+                    self.pamt_step(b.0[usize::from(level)], |w| locks::hp_take(w, mode, side))
+                }
                 None => self.fatal(),
             },
             LockObj::OpState { tdr } => {
@@ -102,7 +125,7 @@ impl<M: Machine> Module<M> {
             }
             LockObj::SeptEntry { tdr, gpa, level } => {
                 let td = self.any_td(tdr);
-                let w = self.walk(&td, 0, gpa, level)?;
+                let w = self.outside_walk(&td, gpa, level);
                 self.entry_take(td.hkid, w.at, side)
             }
             LockObj::Kot => self.g.kot_lock.step(|w| locks::take(w, mode)),
@@ -132,9 +155,8 @@ impl<M: Machine> Module<M> {
             LockObj::Epoch { tdr } => plain(&self.any_td(tdr), tdcs::EPOCH_LOCK),
             LockObj::SeptEntry { tdr, gpa, level } => {
                 let td = self.any_td(tdr);
-                if let Ok(w) = self.walk(&td, 0, gpa, level) {
-                    self.update(td.hkid, w.at, |e| (e & !TDEL, ()));
-                }
+                let w = self.outside_walk(&td, gpa, level);
+                self.update(td.hkid, w.at, |e| (e & !TDEL, ()));
             }
             LockObj::Kot => self.g.kot_lock.step(|w| (locks::release(w, mode), ())),
         }
@@ -153,33 +175,18 @@ impl<M: Machine> Module<M> {
     /// Overwrites an S-EPT entry, if the walk reaches it.
     pub fn poke_sept(&self, tdr: u64, gpa: u64, level: u8, raw: u64) -> bool {
         let td = self.any_td(tdr);
-        match self.walk(&td, 0, gpa, level) {
-            Ok(w) if w.level == level => {
-                self.wr(td.hkid, w.at, raw);
-                true
-            }
-            _ => false,
+        let w = self.outside_walk(&td, gpa, level);
+        if w.level == level {
+            self.wr(td.hkid, w.at, raw);
         }
+        w.level == level
     }
 
     /// Walks to an S-EPT entry: its content and the level reached. Stops at
     /// the first entry that is free, removed or a leaf.
     pub fn sept_view(&self, tdr: u64, gpa: u64, level: u8) -> (u64, u8) {
-        use crate::sept::{is_leaf, try_state, State, HPA};
-        let td = self.any_td(tdr);
-        let eptp = self.eptp(&td, 0);
-        let mut table = eptp & HPA;
-        let mut at_level = (eptp >> 3 & 7) as u8;
-        loop {
-            let at = table + (gpa >> (12 + 9 * u32::from(at_level)) & 511) * 8;
-            let raw = self.rd(td.hkid, at);
-            let end = matches!(try_state(raw), None | Some(State::Free | State::Removed));
-            if at_level == level || at_level == 0 || end || is_leaf(raw) {
-                return (raw, at_level);
-            }
-            table = raw & HPA;
-            at_level -= 1;
-        }
+        let w = self.outside_walk(&self.any_td(tdr), gpa, level);
+        (w.raw, w.level)
     }
 
     /// The PAMT entry of a page at a size level.

@@ -332,10 +332,7 @@ mod tests {
                 0x8180_0000_0000_00F0 | hpa,
             ),
             (table_entry(hpa), 0x8000_0000_0000_0007 | hpa),
-            (
-                blocked(table_entry(hpa), 1),
-                0x8080_0000_0000_0000 | hpa,
-            ),
+            (blocked(table_entry(hpa), 1), 0x8080_0000_0000_0000 | hpa),
         ] {
             assert_eq!(entry, raw, "{entry:#x} {raw:#x}");
         }

@@ -155,12 +155,7 @@ impl<M: Machine> Drop for TdLock<'_, M> {
 }
 
 impl<M: Machine> Module<M> {
-    pub(crate) fn lock_step<T: Copy>(
-        &self,
-        hkid: u16,
-        at: u64,
-        f: impl Fn(u16) -> (u16, T),
-    ) -> T {
+    pub(crate) fn lock_step<T: Copy>(&self, hkid: u16, at: u64, f: impl Fn(u16) -> (u16, T)) -> T {
         self.update(hkid, at, |w| {
             let (n, out) = f(w as u16);
             (w & !0xFFFF | u64::from(n), out)
@@ -195,12 +190,7 @@ impl<M: Machine> Module<M> {
     }
 
     /// Checks and locks an explicit TDR operand.
-    pub(crate) fn tdr_explicit(
-        &self,
-        pa: u64,
-        operand: u32,
-        mode: Mode,
-    ) -> Res<PageGuard<'_, M>> {
+    pub(crate) fn tdr_explicit(&self, pa: u64, operand: u32, mode: Mode) -> Res<PageGuard<'_, M>> {
         let page = self.page_explicit(pa, operand, mode, pt::TDR)?;
         self.tdr_sane(pa)?;
         Ok(page)

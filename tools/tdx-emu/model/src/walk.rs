@@ -10,8 +10,8 @@ use crate::pamt::PageGuard;
 use crate::regs::{op, Regs};
 use crate::sept::{self, HPA, TDEL, TDHP};
 use crate::status::{
-    with_op, Res, EPT_ENTRY_STATE_INCORRECT, EPT_WALK_FAILED, GPA_RANGE_NOT_BLOCKED,
-    OPERAND_BUSY, OPERAND_BUSY_HOST_PRIORITY, OPERAND_INVALID, TLB_TRACKING_NOT_DONE,
+    with_op, Res, EPT_ENTRY_STATE_INCORRECT, EPT_WALK_FAILED, GPA_RANGE_NOT_BLOCKED, OPERAND_BUSY,
+    OPERAND_BUSY_HOST_PRIORITY, OPERAND_INVALID, TLB_TRACKING_NOT_DONE,
 };
 use crate::td::{tdcs, Td, TdLock, TDCX_L2_ROOT};
 
@@ -36,8 +36,7 @@ pub(crate) struct Locked<'m, M: Machine> {
 
 impl<M: Machine> Drop for Locked<'_, M> {
     fn drop(&mut self) {
-        self.m
-            .update(self.hkid, self.at, |e| (e & !TDEL, ()));
+        self.m.update(self.hkid, self.at, |e| (e & !TDEL, ()));
     }
 }
 
@@ -227,13 +226,7 @@ impl<M: Machine> Module<M> {
     }
 
     /// TRKCHK: the entry is blocked, and no translation of it is left.
-    pub(crate) fn check_tracked(
-        &self,
-        regs: &mut Regs,
-        td: &Td,
-        e: (u64, u8),
-        bepoch: u64,
-    ) -> Res {
+    pub(crate) fn check_tracked(&self, regs: &mut Regs, td: &Td, e: (u64, u8), bepoch: u64) -> Res {
         let st = sept::state(e.0);
         if !st.needs_tracking() || !opstate::needs_tracking(self.tdcs_rd(td, tdcs::OP_STATE)) {
             return Ok(());

@@ -97,13 +97,7 @@ impl<M: Machine> Module<M> {
         self.vset(v, tdvps::GUEST_RDX, rdx);
     }
 
-    pub(super) fn page_attr_wr(
-        &self,
-        v: &Vcpu,
-        rcx: u64,
-        new: u64,
-        mask: u64,
-    ) -> Result<(), Stop> {
+    pub(super) fn page_attr_wr(&self, v: &Vcpu, rcx: u64, new: u64, mask: u64) -> Result<(), Stop> {
         let td = &v.td;
         let invalid = |operand| Err(Stop::Status(with_op(OPERAND_INVALID, operand)));
         let vms = self.l2_vms(td);

@@ -133,10 +133,7 @@ impl<M: Machine> Module<M> {
             if i == 0 {
                 let hpa = sept::leaf_hpa(e, 0, level - 1);
                 if hpa % sept::level_size(level) != 0
-                    || !matches!(
-                        sept::try_state(e),
-                        Some(State::Mapped | State::Pending)
-                    )
+                    || !matches!(sept::try_state(e), Some(State::Mapped | State::Pending))
                 {
                     return (1, bad);
                 }
@@ -151,8 +148,7 @@ impl<M: Machine> Module<M> {
     fn l2_mergeable(&self, td: &Td, table: u64, level: u8) -> bool {
         let first = self.rd(td.hkid, table);
         let hpa = sept::leaf_hpa(first, 0, level - 1);
-        if !sept_l2::is_free(first)
-            && (hpa % sept::level_size(level) != 0 || !sept::is_leaf(first))
+        if !sept_l2::is_free(first) && (hpa % sept::level_size(level) != 0 || !sept::is_leaf(first))
         {
             return false;
         }

@@ -55,14 +55,7 @@ impl<M: Machine> Module<M> {
         (regs.rcx, regs.rdx) = (0, 0);
         let mem = self.mem_td(leaf::MEM_PAGE_AUG, tdr, op::RDX)?;
         let td = &mem.td;
-        let e = self.mem_entry(
-            regs,
-            td,
-            leaf::MEM_PAGE_AUG,
-            operand,
-            (0, 1),
-            Mode::Shared,
-        )?;
+        let e = self.mem_entry(regs, td, leaf::MEM_PAGE_AUG, operand, (0, 1), Mode::Shared)?;
         let page = self.page_free(target, op::R8, e.level)?;
         e.lock.set(sept::leaf_entry(State::Pending, 0, target));
         self.children(tdr, 1 << (9 * e.level));

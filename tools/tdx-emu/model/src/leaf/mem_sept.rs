@@ -74,19 +74,11 @@ impl<M: Machine> Module<M> {
         lp: usize,
         p: &mut Pages<'m, M>,
     ) -> Res<u64> {
-        let (tdr, existing) =
-            tdr_and_flag(tdr_flags).ok_or(with_op(OPERAND_INVALID, op::RDX))?;
+        let (tdr, existing) = tdr_and_flag(tdr_flags).ok_or(with_op(OPERAND_INVALID, op::RDX))?;
         let mem = self.mem_td(leaf::MEM_SEPT_ADD, tdr, op::RDX)?;
         let td = &mem.td;
         let levels = (1, self.top_level(td));
-        let e = self.mem_entry(
-            regs,
-            td,
-            leaf::MEM_SEPT_ADD,
-            operand,
-            levels,
-            Mode::Shared,
-        )?;
+        let e = self.mem_entry(regs, td, leaf::MEM_SEPT_ADD, operand, levels, Mode::Shared)?;
         let mapped = sept::try_state(e.raw) == Some(State::NlMapped);
         let incorrect = with_op(EPT_ENTRY_STATE_INCORRECT, op::RCX);
         if p.pa[0] == NONE {
@@ -160,7 +152,8 @@ impl<M: Machine> Module<M> {
             }
             p.at[i] = w.at;
             if sept_l2::is_free(w.raw) {
-                p.guard[i] = Some(self.page_explicit(p.pa[i], operand, Mode::Exclusive, pt::NDA)?);
+                p.guard[i] =
+                    Some(self.page_explicit(p.pa[i], operand, Mode::Exclusive, pt::NDA)?);
             } else if existing {
                 p.out[i] |= FLAG;
             } else {
@@ -247,14 +240,7 @@ impl<M: Machine> Module<M> {
             return Err(with_op(OPERAND_INVALID, op::RDX));
         }
         let levels = (0, self.top_level(td));
-        let e = self.mem_entry(
-            regs,
-            td,
-            leaf::MEM_SEPT_RD,
-            operand,
-            levels,
-            Mode::Shared,
-        )?;
+        let e = self.mem_entry(regs, td, leaf::MEM_SEPT_RD, operand, levels, Mode::Shared)?;
         if attrs {
             let st = sept::try_state(e.raw);
             let mut all = 0;

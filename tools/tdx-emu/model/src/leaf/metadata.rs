@@ -8,9 +8,7 @@
 use crate::config::{MAX_RESERVED, MAX_TDMRS};
 use crate::mem::Machine;
 use crate::module::Module;
-use crate::status::{
-    Res, METADATA_FIELD_ID_INCORRECT, METADATA_FIRST_FIELD_ID_IN_CONTEXT,
-};
+use crate::status::{Res, METADATA_FIELD_ID_INCORRECT, METADATA_FIRST_FIELD_ID_IN_CONTEXT};
 use crate::td::{tdcs, tdr, tdvps, Td};
 
 /// "First field" as input, "no further field" as output.

@@ -145,10 +145,7 @@ impl<M: Machine> Module<M> {
         let _tdr = self.tdr_explicit(tdr, op::RCX, Mode::Exclusive)?;
         let _kot = self.kot_lock()?;
         let state = self.tdr_rd(tdr, tdr::LIFECYCLE);
-        if !matches!(
-            state,
-            lifecycle::KEYS_CONFIGURED | lifecycle::HKID_ASSIGNED
-        ) {
+        if !matches!(state, lifecycle::KEYS_CONFIGURED | lifecycle::HKID_ASSIGNED) {
             return Err(LIFECYCLE_STATE_INCORRECT);
         }
         let td = self.td_raw(tdr);

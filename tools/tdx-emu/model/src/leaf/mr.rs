@@ -11,9 +11,7 @@ use crate::module::Module;
 use crate::opstate::op_state;
 use crate::regs::{leaf, op, Regs};
 use crate::sept;
-use crate::status::{
-    with_op, Res, EPT_ENTRY_NOT_PRESENT, NO_VCPUS, OPERAND_INVALID, SUCCESS,
-};
+use crate::status::{with_op, Res, EPT_ENTRY_NOT_PRESENT, NO_VCPUS, OPERAND_INVALID, SUCCESS};
 use crate::td::{tdcs, Td};
 
 impl<M: Machine> Module<M> {

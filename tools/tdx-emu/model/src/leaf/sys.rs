@@ -148,7 +148,8 @@ impl<M: Machine> Module<M> {
 
     /// Whether the KeyID table is free of locks (for tests of quiescence).
     pub fn quiescent(&self) -> bool {
-        let free = |w: &crate::mem::Word| w.step(|v| (v, locks::take(v, Mode::Exclusive).1.is_ok()));
+        let free =
+            |w: &crate::mem::Word| w.step(|v| (v, locks::take(v, Mode::Exclusive).1.is_ok()));
         free(&self.g.lock) && free(&self.g.kot_lock)
     }
 }

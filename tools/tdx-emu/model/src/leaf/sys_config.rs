@@ -7,9 +7,9 @@ use crate::mem::{Machine, PAGE};
 use crate::module::{sys_state, Module};
 use crate::regs::{op, Regs};
 use crate::status::{
-    with_op, Res, INVALID_PAMT, INVALID_RESERVED_IN_TDMR, INVALID_TDMR, NON_ORDERED_RESERVED_IN_TDMR,
-    NON_ORDERED_TDMR, OPERAND_INVALID, PAMT_OUTSIDE_CMRS, PAMT_OVERLAP, SUCCESS,
-    SYS_CONFIG_NOT_PENDING, TDMR_OUTSIDE_CMRS,
+    with_op, Res, INVALID_PAMT, INVALID_RESERVED_IN_TDMR, INVALID_TDMR,
+    NON_ORDERED_RESERVED_IN_TDMR, NON_ORDERED_TDMR, OPERAND_INVALID, PAMT_OUTSIDE_CMRS,
+    PAMT_OVERLAP, SUCCESS, SYS_CONFIG_NOT_PENDING, TDMR_OUTSIDE_CMRS,
 };
 
 const GIB: u64 = 1 << 30;
@@ -166,10 +166,7 @@ impl<M: Machine> Module<M> {
         for level in 0..3 {
             let (base, size) = t.pamt[level];
             let need = t.size / (PAGE << (9 * level)) * 16;
-            if base % PAGE != 0
-                || size % PAGE != 0
-                || !self.in_pa_space(base, size)
-                || size < need
+            if base % PAGE != 0 || size % PAGE != 0 || !self.in_pa_space(base, size) || size < need
             {
                 return Err(details(INVALID_PAMT, i, level, 0));
             }

@@ -18,8 +18,7 @@ use crate::td::{last_exit, tdcs, tdr, tdvps, vcpu, Td, TdLock, MAX_TDVPS, NO_LP}
 /// A vCPU operand: TDVPR and TDR locked, the TD's state checked.
 pub(super) struct VpTd<'m, M: Machine> {
     pub td: Td,
-    pub tdvpr: u64,
-    pub op: Option<TdLock<'m, M>>,
+    _op: Option<TdLock<'m, M>>,
     pub tdr: PageGuard<'m, M>,
     pub page: PageGuard<'m, M>,
 }
@@ -39,8 +38,7 @@ impl<M: Machine> Module<M> {
         let (td, op_guard) = self.td_open(tdr_pa, leaf_no, true)?;
         Ok(VpTd {
             td,
-            tdvpr,
-            op: op_guard,
+            _op: op_guard,
             tdr,
             page,
         })

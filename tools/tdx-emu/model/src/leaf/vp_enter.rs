@@ -35,13 +35,7 @@ impl<M: Machine> Module<M> {
             return Err(bad);
         }
         let tdvpr = regs.rcx & HPA;
-        let vp = self.vp_open(
-            leaf::VP_ENTER,
-            tdvpr,
-            op::RCX,
-            Mode::Shared,
-            Mode::Shared,
-        )?;
+        let vp = self.vp_open(leaf::VP_ENTER, tdvpr, op::RCX, Mode::Shared, Mode::Shared)?;
         let td = vp.td;
         self.vp_complete(&td, tdvpr)?;
         if self.vp_rd(&td, tdvpr, tdvps::STATE) != vcpu::READY {
