@@ -55,10 +55,11 @@ const fn zeroes(leaf_no: u16) -> bool {
 impl<M: Machine> Module<M> {
     /// Carries out a SEAMCALL on logical processor `lp`.
     ///
-    /// Neither sleeps, allocates nor waits for another call.
+    /// Neither sleeps, allocates nor waits for another call. Calls with bit 63
+    /// of RAX are for the P-SEAMLDR: the front end must not bring them here.
     pub fn seamcall(&self, lp: usize, regs: &mut Regs) -> Outcome {
         let input = *regs;
-        if self.is_dead() || lp >= self.config.lps || input.rax >> 63 != 0 {
+        if self.is_dead() || lp >= self.config.lps {
             return Outcome::VmFailInvalid;
         }
         let mut outcome = Outcome::Done;

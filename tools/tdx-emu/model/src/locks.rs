@@ -45,7 +45,6 @@ const HP: u16 = 2;
 const HP_ONE: u16 = 4;
 
 /// Tries to take a sharex lock.
-#[must_use]
 pub fn take(word: u16, mode: Mode) -> Step {
     match mode {
         Mode::Shared => (
@@ -71,7 +70,6 @@ pub fn release(word: u16, mode: Mode) -> u16 {
 }
 
 /// Tries to take a host-priority sharex lock.
-#[must_use]
 pub fn hp_take(word: u16, mode: Mode, side: Side) -> Step {
     match (mode, side) {
         (Mode::Shared, Side::Guest) if word & HP != 0 => (word, Err(OPERAND_BUSY_HOST_PRIORITY)),
@@ -92,7 +90,6 @@ pub fn hp_take(word: u16, mode: Mode, side: Side) -> Step {
 
 /// Turns the caller's shared hold of a host-priority lock into an exclusive
 /// one.
-#[must_use]
 pub fn hp_promote(word: u16) -> Step {
     if word & !HP == HP_ONE {
         (EX, Ok(()))

@@ -155,6 +155,7 @@ pub mod op {
     pub const CPUID_CONFIG: u32 = 69;
     pub const TSC_FREQUENCY: u32 = 70;
     pub const NUM_L2_VMS: u32 = 71;
+    pub const ARCH_CAPABILITIES: u32 = 72;
     pub const TDR: u32 = 128;
     pub const SEPT_TREE: u32 = 146;
     pub const TD_EPOCH: u32 = 169;

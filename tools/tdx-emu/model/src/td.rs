@@ -73,7 +73,7 @@ pub mod tdcs {
     pub const HP_LOCK_TIMEOUT: u64 = 0x78;
     pub const CONFIG_FLAGS: u64 = 0x80;
     pub const MRTD: u64 = 0x100;
-    /// In TDCX page 4: the x2APIC ids of the vCPUs, plus 1.
+    /// The TDCX page with the x2APIC ids of the vCPUs, 32 bits each.
     pub const X2APIC_PAGE: u64 = 4;
 }
 

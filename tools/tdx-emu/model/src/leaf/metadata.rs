@@ -8,7 +8,10 @@
 use crate::config::{MAX_RESERVED, MAX_TDMRS};
 use crate::mem::Machine;
 use crate::module::Module;
-use crate::status::{Res, METADATA_FIELD_ID_INCORRECT, METADATA_FIRST_FIELD_ID_IN_CONTEXT};
+use crate::status::{
+    Res, METADATA_FIELD_ID_INCORRECT, METADATA_FIELD_NOT_READABLE,
+    METADATA_FIRST_FIELD_ID_IN_CONTEXT,
+};
 use crate::td::{tdcs, tdr, tdvps, Td};
 
 /// "First field" as input, "no further field" as output.
@@ -115,16 +118,40 @@ impl<M: Machine> Module<M> {
         }
         let (class, code) = (field >> 56 & 0x3F, field & 0xFF_FFFF);
         let value = match (class, code) {
-            // TDR: FATAL, NUM_TDCX, CHLDCNT, LIFECYCLE_STATE.
+            // TDR: FATAL, NUM_TDCX, CHLDCNT, LIFECYCLE_STATE, TDCX_PA, TD_UUID.
             (0x00, 1) => self.tdr_rd(td.tdr, tdr::FATAL),
             (0x00, 2) => self.tdr_rd(td.tdr, tdr::NUM_TDCX),
             (0x00, 4) => self.tdr_rd(td.tdr, tdr::CHLDCNT),
             (0x00, 5) => self.tdr_rd(td.tdr, tdr::LIFECYCLE),
-            // TDCS: ATTRIBUTES, XFAM, MAX_VCPUS, GPAW.
+            (0x00, 0x10..=0x18) => match self.tdcx(td, code - 0x10) {
+                0 => 0,
+                pa => self.config.with_hkid(pa, td.hkid),
+            },
+            (0x00, 0x20..=0x23) => self.tdr_rd(td.tdr, tdr::UUID + 8 * (code - 0x20)),
+            // TDR: HKID, PKG_CONFIG_BITMAP.
+            (0x01, 1) => td.hkid.into(),
+            (0x01, 2) => self.tdr_rd(td.tdr, tdr::PKG_BITMAP),
+            // TDCS: NUM_VCPUS, NUM_ASSOC_VCPUS, OP_STATE, NUM_L2_VMS.
+            (0x10, 1) => self.tdcs_rd(td, tdcs::NUM_VCPUS),
+            (0x10, 2) => self.tdcs_rd(td, tdcs::NUM_ASSOC),
+            (0x10, 4) => self.tdcs_rd(td, tdcs::OP_STATE),
+            (0x10, 5) => self.tdcs_rd(td, tdcs::NUM_L2_VMS),
+            // TDCS: ATTRIBUTES, XFAM, MAX_VCPUS, GPAW, EPTP, TSC_FREQUENCY,
+            // HP_LOCK_TIMEOUT (in microseconds), CONFIG_FLAGS.
             (0x11, 0) => self.tdcs_rd(td, tdcs::ATTRIBUTES),
             (0x11, 1) => self.tdcs_rd(td, tdcs::XFAM),
             (0x11, 2) => self.tdcs_rd(td, tdcs::MAX_VCPUS),
             (0x11, 3) => self.tdcs_rd(td, tdcs::GPAW),
+            (0x11, 4) => self.tdcs_rd(td, tdcs::EPTP),
+            (0x11, 0xC) => self.tdcs_rd(td, tdcs::TSC_FREQUENCY),
+            (0x11, 0x11) => {
+                let per_us = (self.config.tsc_hz / 1_000_000).max(1);
+                self.tdcs_rd(td, tdcs::HP_LOCK_TIMEOUT) / per_us
+            }
+            (0x11, 0x16) => self.tdcs_rd(td, tdcs::CONFIG_FLAGS),
+            // TDCS: TD_EPOCH, REFCOUNT.
+            (0x12, 0) => self.tdcs_rd(td, tdcs::EPOCH),
+            (0x12, 1 | 2) => self.tdcs_rd(td, tdcs::REFCOUNT) >> (16 * (code - 1)) & 0xFFFF,
             _ => return Err(METADATA_FIELD_ID_INCORRECT),
         };
         Ok((value, NONE))
@@ -135,11 +162,30 @@ impl<M: Machine> Module<M> {
             return Err(METADATA_FIRST_FIELD_ID_IN_CONTEXT);
         }
         let (class, code) = (field >> 56 & 0x3F, field & 0xFF_FFFF);
-        // VCPU_STATE_DETAILS: no virtual interrupt is ever pending.
-        match (class, code) {
-            (0x11, 0x100) => Ok((0, NONE)),
-            (0x11, 1) => Ok((self.vp_rd(td, tdvpr, tdvps::VCPU_INDEX), NONE)),
-            _ => Err(METADATA_FIELD_ID_INCORRECT),
+        if !well_formed(field) {
+            return Err(METADATA_FIELD_ID_INCORRECT);
+        }
+        let debug = self.is_debug(td);
+        let value = match (class, code) {
+            // VCPU_STATE_DETAILS: no virtual interrupt is ever pending.
+            (0x11, 0x100) => return Ok((0, NONE)),
+            // RCX and R8 as VP.INIT set them; the other registers are the
+            // front end's.
+            (0x10, 0) => self.vp_rd(td, tdvpr, tdvps::GUEST_RAX),
+            (0x10, 1 | 8) => self.vp_rd(td, tdvpr, tdvps::GUEST_RCX),
+            (0x10, 2) => self.vp_rd(td, tdvpr, tdvps::GUEST_RDX),
+            (0x10, 3 | 5..=15) => 0,
+            (0x20, 0) => self.vp_rd(td, tdvpr, tdvps::STATE),
+            (0x20, 2) => self.vp_rd(td, tdvpr, tdvps::VCPU_INDEX),
+            (0x20, 3) => self.vp_rd(td, tdvpr, tdvps::NUM_PAGES),
+            (0x20, 4) => self.vp_rd(td, tdvpr, tdvps::ASSOC_LP),
+            (0x20, 6) => self.vp_rd(td, tdvpr, tdvps::VCPU_EPOCH),
+            _ => return Err(METADATA_FIELD_ID_INCORRECT),
+        };
+        if debug {
+            Ok((value, NONE))
+        } else {
+            Err(METADATA_FIELD_NOT_READABLE)
         }
     }
 }

@@ -22,6 +22,7 @@ pub(crate) mod params {
     /// tsc_frequency (16 bits), then reserved to 80.
     pub const TSC_FREQUENCY: u64 = 40;
     pub const RESERVED_1_END: u64 = 80;
+    pub const ARCH_CAPABILITIES: u64 = 224;
     pub const RESERVED_2: u64 = 232;
     pub const RESERVED_2_END: u64 = 256;
     /// After 18 CPUID values.
@@ -36,7 +37,7 @@ fn xfam_ok(x: u64, fixed0: u64) -> bool {
     let bit = |n: u32| x >> n & 1 != 0;
     x & !fixed0 == 0
         && x & 3 == 3
-        && !(bit(5) && !bit(2))
+        && (bit(2) || !bit(5))
         && bit(5) == bit(6)
         && bit(5) == bit(7)
         && bit(11) == bit(12)
@@ -129,8 +130,14 @@ impl<M: Machine> Module<M> {
             || counts >> 25 & 0x7F != 0
             || !zero(params::RESERVED_2, params::RESERVED_2_END)
             || !zero(params::RESERVED_3, params::SIZE)
-            || attr & ATTR_MIGRATABLE != 0 && l2_vms != 0
         {
+            return invalid(op::RDX);
+        }
+        // Configured IA32_ARCH_CAPABILITIES need their control bit.
+        if counts >> 24 & 1 == 0 && word(params::ARCH_CAPABILITIES) != 0 {
+            return invalid(op::ARCH_CAPABILITIES);
+        }
+        if attr & ATTR_MIGRATABLE != 0 && l2_vms != 0 {
             return invalid(op::RDX);
         }
         Ok(())

@@ -126,19 +126,27 @@ impl<M: Machine> Module<M> {
         if index >= self.tdcs_rd(td, tdcs::MAX_VCPUS) {
             return undo(MAX_VCPUS_EXCEEDED);
         }
-        let mut id = index;
-        let ids = self.tdcx(td, tdcs::X2APIC_PAGE);
+        // Version 0 gives no x2APIC id: the slot keeps what it has, zero.
         if version > 0 {
-            id = regs.r8;
+            let id = regs.r8;
             if id >> 32 != 0 {
                 return undo(with_op(OPERAND_INVALID, op::R8));
             }
-            if (0..index.min(512)).any(|i| self.rd(td.hkid, ids + 8 * i) == id + 1) {
-                return undo(X2APIC_ID_NOT_UNIQUE);
+            let ids = self.tdcx(td, tdcs::X2APIC_PAGE);
+            let at = |i: u64| (ids + i / 2 * 8, 32 * (i & 1));
+            let slots = index.min(1023);
+            let taken = (0..slots).any(|i| {
+                let (pa, shift) = at(i);
+                self.rd(td.hkid, pa) >> shift & 0xFFFF_FFFF == id
+            });
+            if taken {
+                // The count of vCPUs is not taken back here.
+                return Err(X2APIC_ID_NOT_UNIQUE | id);
             }
-        }
-        if index < 512 {
-            self.wr(td.hkid, ids + 8 * index, id + 1);
+            let (pa, shift) = at(slots);
+            self.update(td.hkid, pa, |w| {
+                (w & !(0xFFFF_FFFF << shift) | id << shift, ())
+            });
         }
         self.vp_wr(td, tdvpr, tdvps::VCPU_INDEX, index);
         self.vp_wr(td, tdvpr, tdvps::LAST_EXIT_TSC, self.machine.tsc(lp));
