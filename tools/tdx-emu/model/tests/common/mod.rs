@@ -60,7 +60,7 @@ impl Machine {
         Machine {
             segments: [
                 (0, words(LOW)),
-                (PAMT, words(0x200_0000)),
+                (PAMT, words(0x40_4000)),
                 (TDMR, words(HIGH)),
             ],
             tags: words(HIGH / 64 * 8),
@@ -162,7 +162,7 @@ impl Vm {
         for (i, base) in [TDMR, UNINIT].into_iter().enumerate() {
             let info = 0x10_1000 + 512 * i as u64;
             mem.write(0x10_0000 + 8 * i as u64, info);
-            let p = PAMT + 0x100_0000 * i as u64;
+            let p = PAMT + 0x50_0000 * i as u64;
             let w = [
                 base,
                 GIB,
