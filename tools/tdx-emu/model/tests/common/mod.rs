@@ -18,7 +18,7 @@ pub const OUTSIDE: u64 = 0x1_0000_0000;
 pub const RESERVED: u64 = 0x7000_0000;
 const PAMT: u64 = 0x2000_0000;
 const LOW: u64 = 0x40_0000;
-const HIGH: u64 = 0x100_0000;
+const HIGH: u64 = 0x80_0000;
 
 pub const TDR: u64 = TDMR;
 pub const TDCX: u64 = TDMR + 0x1000;
