@@ -79,6 +79,7 @@ impl Machine {
             m.segments[i].1 = copy(&s.1);
         }
         m.tags = copy(&self.tags);
+        m.tsc = AtomicU64::new(self.tsc.load(SeqCst));
         m
     }
 
