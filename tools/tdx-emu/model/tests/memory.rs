@@ -15,7 +15,7 @@ fn page(vm: &Vm, pa: u64) -> Vec<u64> {
 #[test]
 fn host_sees_ciphertext() {
     let vm = Vm::running();
-    let plain: Vec<u64> = (0..512).map(|i| 1 << 32 | 8 * i).collect();
+    let plain: Vec<u64> = (0..512).map(|i| (1 << 32) | (8 * i)).collect();
     let raw = page(&vm, POOL + 0x1000);
     assert!(raw.iter().zip(&plain).all(|(a, b)| a != b));
     for i in 0..512 {
@@ -37,7 +37,7 @@ fn relocate_keeps_the_content() {
         "the address is part of the key"
     );
     for i in 0..512 {
-        assert_eq!(vm.debug_read(0x2000 + 8 * i), 2 << 32 | 8 * i);
+        assert_eq!(vm.debug_read(0x2000 + 8 * i), (2 << 32) | (8 * i));
     }
     vm.enter(0);
     assert_eq!(vm.read(0, 0x2008), GuestOutcome::InGuest(2 << 32 | 8));

@@ -125,6 +125,12 @@ impl Replayer {
         Ok(())
     }
 
+    /// A copy of the world after a prelude that has passed.
+    #[must_use]
+    pub fn prelude(&self, name: &str) -> Option<World> {
+        self.preludes.get(name).cloned()
+    }
+
     fn sequence(&mut self, file: &str, s: &Sequence) {
         let seq = s.header["seq"].as_str().unwrap_or("?").to_string();
         match self.run(s) {
