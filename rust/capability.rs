@@ -4,6 +4,7 @@
 //!
 //! C header: [`include/linux/capability.h`](srctree/include/linux/capability.h)
 
+use crate::ffi;
 use kernel::bindings;
 
 /// Tells whether the current task has `CAP_SYS_ADMIN` in the initial user namespace.
@@ -11,5 +12,5 @@ use kernel::bindings;
 /// Process context.
 pub fn sys_admin() -> bool {
     // SAFETY: Has no preconditions but process context.
-    unsafe { bindings::capable(bindings::CAP_SYS_ADMIN as i32) }
+    unsafe { ffi::privmemfd_helper_capable(bindings::CAP_SYS_ADMIN as i32) }
 }

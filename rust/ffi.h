@@ -20,31 +20,36 @@
 /* Macros with casts, which bindgen evaluates only this way. */
 const gfp_t PRIVMEMFD_GFP_MOVABLE = GFP_HIGHUSER_MOVABLE;
 const gfp_t PRIVMEMFD_GFP_PINNED = GFP_HIGHUSER;
-const gfp_t PRIVMEMFD_GFP_THISNODE = __GFP_THISNODE;
+const gfp_t PRIVMEMFD_GFP_THISNODE = __GFP_THISNODE | __GFP_NOWARN |
+				     __GFP_RETRY_MAYFAIL;
 #endif
 
 /*
- * Start of the object at inode.i_private of a private file. The
- * mode is an unsigned int here: an indirect call to Rust must not have an enum
- * parameter, because CFI hashes it by the name of the enum.
+ * Start of the object at inode.i_private of a private file. Rust does not
+ * implement migrate_folio itself, because CFI hashes the type of its last
+ * parameter by the name of the enum.
  */
 struct privmemfd_migrate_hook {
 	int (*migrate)(struct address_space *mapping, struct folio *dst,
-		       struct folio *src, unsigned int mode);
+		       struct folio *src);
 };
+
+/* helpers/capability.c */
+bool privmemfd_helper_capable(int cap);
 
 /* helpers/fs.c */
 int privmemfd_helper_migrate_folio(struct address_space *mapping,
 				   struct folio *dst, struct folio *src,
 				   enum migrate_mode mode);
 struct file *privmemfd_helper_get_file_active(struct file **f);
+void privmemfd_helper_synchronize_rcu_tasks(void);
 loff_t privmemfd_helper_i_size_read(const struct inode *inode);
 void privmemfd_helper_i_size_write(struct inode *inode, loff_t size);
 
 /* helpers/kvm.c */
-const struct kvm_gmem_host_ops *
-privmemfd_helper_kvm_register(void *symbol,
-			      const struct kvm_gmem_provider_ops *ops);
+int privmemfd_helper_kvm_register(void *symbol,
+				  const struct kvm_gmem_provider_ops *ops,
+				  const struct kvm_gmem_host_ops **host);
 void privmemfd_helper_kvm_unregister(const struct kvm_gmem_host_ops *host,
 				     const struct kvm_gmem_provider_ops *ops);
 void privmemfd_helper_kvm_invalidate_start(const struct kvm_gmem_host_ops *host,
@@ -68,6 +73,8 @@ int privmemfd_helper_filemap_invalidate_trylock_shared(struct address_space *map
 void privmemfd_helper_filemap_invalidate_unlock_shared(struct address_space *mapping);
 struct folio *privmemfd_helper_filemap_lock_folio(struct address_space *mapping,
 						  pgoff_t index);
+struct folio *privmemfd_helper_folio_alloc(gfp_t gfp);
+struct folio *privmemfd_helper_folio_alloc_node(gfp_t gfp, int nid);
 void *privmemfd_helper_folio_address(const struct folio *folio);
 void privmemfd_helper_folio_batch_init(struct folio_batch *fbatch);
 void privmemfd_helper_folio_batch_release(struct folio_batch *fbatch);
@@ -78,11 +85,11 @@ pgoff_t privmemfd_helper_folio_index(const struct folio *folio);
 void privmemfd_helper_folio_lock(struct folio *folio);
 void privmemfd_helper_folio_mark_uptodate(struct folio *folio);
 int privmemfd_helper_folio_nid(const struct folio *folio);
+struct address_space *privmemfd_helper_folio_mapping(const struct folio *folio);
 unsigned long privmemfd_helper_folio_pfn(const struct folio *folio);
 void privmemfd_helper_folio_put(struct folio *folio);
 bool privmemfd_helper_folio_test_hwpoison(const struct folio *folio);
 bool privmemfd_helper_folio_test_uptodate(const struct folio *folio);
-bool privmemfd_helper_folio_trylock(struct folio *folio);
 unsigned int privmemfd_helper_folio_zonenum(const struct folio *folio);
 void privmemfd_helper_mapping_set_gfp_mask(struct address_space *mapping, gfp_t mask);
 void privmemfd_helper_mapping_set_inaccessible(struct address_space *mapping);

@@ -33,7 +33,6 @@ use core::{
 use kernel::{
     bindings,
     error::{
-        from_err_ptr,
         to_result, //
     },
     fs::File,
@@ -44,11 +43,11 @@ use kernel::{
         atomic::{
             Acquire,
             Atomic,
-            Relaxed,
-            Release, //
+            Relaxed, //
         }, //
     },
-    types::Opaque, //
+    types::Opaque,
+    warn_on, //
 };
 
 /// Name of a VM for trace events; says nothing about its life.
@@ -109,8 +108,8 @@ pub trait Provider: PrivateFile {
     /// exclusive, may be held. Errors reach the VMM by `KVM_EXIT_MEMORY_FAULT`.
     fn get_folio(file: &Attached<Self>, index: usize) -> Result<LockedFolio>;
 
-    /// A new file for `KVM_CREATE_GUEST_MEMFD`; `movable` if the VMM asked for that. May sleep.
-    fn create_for_kvm(size: u64, movable: bool) -> Result<ARef<File>>;
+    /// A new file for `KVM_CREATE_GUEST_MEMFD`. May sleep.
+    fn create_for_kvm(size: u64) -> Result<ARef<File>>;
 
     /// Whether all private memory of VMs shall come from here. Any context.
     fn serves_private() -> bool;
@@ -137,6 +136,7 @@ impl<T: Provider> ProviderTable<T> {
         Self {
             ops: ffi::kvm_gmem_provider_ops {
                 size: size_of::<ffi::kvm_gmem_provider_ops>(),
+                bindings_size: size_of::<ffi::kvm_gmem_bindings>(),
                 owner: this_module::<<T as Provider>::OwnerModule>().as_ptr(),
                 fops: &raw const tables.file,
                 bindings: Some(Self::bindings),
@@ -180,9 +180,9 @@ impl<T: Provider> ProviderTable<T> {
     /// # Safety
     ///
     /// None; the signature is C's.
-    unsafe extern "C" fn create(size: bindings::loff_t, movable: bool) -> *mut bindings::file {
+    unsafe extern "C" fn create(size: bindings::loff_t) -> *mut bindings::file {
         let size = u64::try_from(size).map_err(|_| EINVAL);
-        match size.and_then(|size| T::create_for_kvm(size, movable)) {
+        match size.and_then(T::create_for_kvm) {
             Ok(file) => ARef::into_raw(file).as_ptr().cast(),
             Err(e) => e.to_ptr(),
         }
@@ -277,30 +277,33 @@ impl Kvm {
             unsafe { bindings::__symbol_put(ANY_KVM.as_char_ptr()) };
             return Err(NotConnected::NoInterface);
         }
-        // SAFETY: The symbol is the function of that name, and the table is static.
-        let host = unsafe { ffi::privmemfd_helper_kvm_register(symbol, &table.ops) };
-        let host = from_err_ptr(host.cast_mut()).map_err(|e| {
-            // SAFETY: The symbol was got above.
-            unsafe { bindings::__symbol_put(REGISTER.as_char_ptr()) };
-            NotConnected::Refused(e)
-        })?;
-        self.host.store(host, Release);
+        let host = self.host.as_ptr().cast();
+        // SAFETY: The symbol is the function of that name; the table and the place for KVM's table
+        // are static. KVM fills the latter before it uses the former.
+        to_result(unsafe { ffi::privmemfd_helper_kvm_register(symbol, &table.ops, host) })
+            .map_err(|e| {
+                // SAFETY: The symbol was got above.
+                unsafe { bindings::__symbol_put(REGISTER.as_char_ptr()) };
+                NotConnected::Refused(e)
+            })?;
         Ok(Connection { kvm: self, table })
     }
 
-    /// Tells whether there is a connection.
-    pub fn is_connected(&self) -> bool {
-        !self.host.load(Acquire).is_null()
-    }
-
     /// Unmaps `pages` in every VM until the returned object is dropped. May sleep.
-    pub fn invalidate<'a>(
+    ///
+    /// `held` is the lock of the file's mapping; anything else is a bug of the caller, which is
+    /// reported, and nothing is unmapped.
+    pub fn invalidate<'a, T: Provider>(
         &self,
-        bindings: &'a Bindings,
+        file: &'a Attached<T>,
         pages: Range<usize>,
-        _held: &'a impl Held,
+        held: &'a impl Held,
     ) -> Invalidation<'a> {
-        let host = self.host.load(Acquire);
+        let bindings = file.object().bindings();
+        let mut host = self.host.load(Acquire);
+        if warn_on!(!core::ptr::eq(held.mapping(), file.mapping())) {
+            host = core::ptr::null_mut();
+        }
         if !host.is_null() {
             // SAFETY: KVM's table is valid until disconnection, which is when no file exists; the
             // guard keeps the bindings stable for all of 'a.
@@ -322,19 +325,28 @@ impl Kvm {
 
     /// Keeps every VM off the `src` of each move, see `struct kvm_gmem_host_ops`.
     ///
-    /// May sleep; waits for no lock but `kvm->mmu_lock` and allocates nothing. All folios belong to
-    /// the mapping that `_held` locks.
+    /// May sleep; waits for no lock but `kvm->mmu_lock` and allocates nothing.
     ///
     /// # Errors
     ///
-    /// Those of KVM; nothing has changed then.
-    pub fn relocate(
+    /// Those of KVM; nothing has changed then. `EINVAL`: `held` is the lock of another file, or a
+    /// `src` is in another file, which is a bug of the caller and reported.
+    pub fn relocate<T: Provider>(
         &self,
-        bindings: &Bindings,
+        file: &Attached<T>,
         moves: &mut [Move<'_>],
-        _held: &impl Held,
+        held: &impl Held,
     ) -> Result {
+        let mapping = file.mapping();
         let host = self.host.load(Acquire);
+        if warn_on!(
+            !core::ptr::eq(held.mapping(), mapping)
+                || moves
+                    .iter()
+                    .any(|mv| mv.src().mapping() != mapping.as_ptr())
+        ) {
+            return Err(EINVAL);
+        }
         if host.is_null() {
             // No VM can be bound: the moves are born as KVM_GMEM_MOVE_COPY.
             return Ok(());
@@ -346,7 +358,7 @@ impl Kvm {
         to_result(unsafe {
             ffi::privmemfd_helper_kvm_relocate(
                 host,
-                bindings.inner.get(),
+                file.object().bindings().inner.get(),
                 moves.as_mut_ptr().cast(),
                 nr,
             )

@@ -7,6 +7,7 @@
 //!
 //! C header: [`include/linux/workqueue.h`](srctree/include/linux/workqueue.h)
 
+use crate::mm::cond_resched;
 use kernel::{
     alloc::AllocError,
     bindings,
@@ -14,14 +15,18 @@ use kernel::{
     sync::atomic::{
         Acquire,
         Atomic,
-        Relaxed,
-        Release, //
+        Full, //
     },
     workqueue::Queue, //
 };
 
 /// A work queue. To be put into a `static`.
-pub struct ModuleQueue(Atomic<*mut bindings::workqueue_struct>);
+pub struct ModuleQueue {
+    /// Null while there is none.
+    queue: Atomic<*mut bindings::workqueue_struct>,
+    /// Tasks that may be about to put work on it.
+    users: Atomic<i32>,
+}
 
 impl Default for ModuleQueue {
     fn default() -> Self {
@@ -32,14 +37,17 @@ impl Default for ModuleQueue {
 impl ModuleQueue {
     /// No queue yet.
     pub const fn new() -> Self {
-        Self(Atomic::new(core::ptr::null_mut()))
+        Self {
+            queue: Atomic::new(core::ptr::null_mut()),
+            users: Atomic::new(0),
+        }
     }
 
     /// Makes the queue, until the returned object is dropped. May sleep.
     ///
     /// # Errors
     ///
-    /// `ENOMEM`.
+    /// `ENOMEM`. `EBUSY`: the queue is started already.
     pub fn start(&'static self, name: &'static CStr) -> Result<Started> {
         // SAFETY: The format takes one string, which is given.
         let queue = unsafe {
@@ -53,7 +61,15 @@ impl ModuleQueue {
         if queue.is_null() {
             return Err(ENOMEM);
         }
-        self.0.store(queue, Release);
+        if self
+            .queue
+            .cmpxchg(core::ptr::null_mut(), queue, Full)
+            .is_err()
+        {
+            // SAFETY: The queue was made above, and nobody else knows it.
+            unsafe { bindings::destroy_workqueue(queue) };
+            return Err(EBUSY);
+        }
         Ok(Started(self))
     }
 
@@ -67,13 +83,17 @@ impl ModuleQueue {
         flags: kernel::alloc::Flags,
         f: F,
     ) -> Result<(), AllocError> {
-        let queue = self.0.load(Acquire);
-        if queue.is_null() {
-            return Err(AllocError);
-        }
-        // SAFETY: The queue is valid until `Started` is dropped, which is after everything that
-        // calls this function has ended.
-        unsafe { Queue::from_raw(queue) }.try_spawn(flags, f)
+        // Fully ordered, as is the other side: either this task is seen there, or null here.
+        let _ = self.users.fetch_add(1, Full);
+        let queue = self.queue.load(Acquire);
+        let result = if queue.is_null() {
+            Err(AllocError)
+        } else {
+            // SAFETY: The queue is not destroyed while there are users.
+            unsafe { Queue::from_raw(queue) }.try_spawn(flags, f)
+        };
+        let _ = self.users.fetch_add(-1, Full);
+        result
     }
 }
 
@@ -82,10 +102,11 @@ pub struct Started(&'static ModuleQueue);
 
 impl Drop for Started {
     fn drop(&mut self) {
-        let queue = self.0 .0.load(Relaxed);
-        self.0 .0.store(core::ptr::null_mut(), Relaxed);
-        // SAFETY: The queue was made by start() and is destroyed only here. No new work comes: the
-        // module's fields that could bring some are dropped first.
+        let queue = self.0.queue.xchg(core::ptr::null_mut(), Full);
+        while self.0.users.load(Acquire) != 0 {
+            cond_resched();
+        }
+        // SAFETY: The queue was made by start(), is taken out only here, and no new work comes.
         unsafe { bindings::destroy_workqueue(queue) };
     }
 }

@@ -17,7 +17,7 @@
 //! # Life
 //!
 //! A memslot holds a reference to the file, the file holds the module. When the last reference
-//! goes, no memslot is left, so no guest maps a page: release takes all pages out and erases them.
+//! goes, no memslot is left, so no guest maps a page: all pages leave the file and are erased.
 
 mod allocate;
 mod aops;
@@ -51,7 +51,6 @@ use privmemfd_kernel::{
         Attached,
         Fallocate,
         FileTables,
-        MigrateMode,
         PrivateFile, //
     },
     kvm::Bindings,
@@ -75,7 +74,7 @@ pub(crate) type Attachment = Attached<PrivMem>;
 #[pin_data]
 pub(crate) struct PrivMem {
     #[pin]
-    pub(crate) bindings: Bindings,
+    bindings: Bindings,
     mobility: Mobility,
     node: Node,
     relocations: Relocations,
@@ -145,12 +144,8 @@ impl PrivateFile for PrivMem {
         }
     }
 
-    fn release(file: &Attachment) {
-        allocate::punch_hole(file, 0..file.mapping().size() / kernel::page::PAGE_SIZE);
-    }
-
-    fn migrate(file: &Attachment, dst: &Locked, src: &Locked, mode: MigrateMode) -> Result {
-        aops::migrate(file, dst, src, mode)
+    fn migrate(file: &Attachment, dst: &Locked, src: &Locked) -> Result {
+        aops::migrate(file, dst, src)
     }
 
     fn poisoned(file: &Attachment, folio: &Locked) {
@@ -173,6 +168,11 @@ impl PrivateFile for PrivMem {
 }
 
 impl PrivMem {
+    /// KVM's list of the VMs that use the file.
+    pub(crate) fn bindings(&self) -> &Bindings {
+        &self.bindings
+    }
+
     /// Counts how the relocation of one page has ended.
     fn count(&self, outcome: Result<(), crate::relocate::Refusal>) {
         self.relocations.count(outcome);
@@ -191,5 +191,5 @@ fn keep_guests_off<'a>(
     pages: core::ops::Range<usize>,
     held: &'a impl privmemfd_kernel::mm::mapping::Held,
 ) -> privmemfd_kernel::kvm::Invalidation<'a> {
-    kvm_binding::KVM.invalidate(&file.object().bindings, pages, held)
+    kvm_binding::KVM.invalidate(file, pages, held)
 }

@@ -74,15 +74,14 @@ pub(crate) fn connect() -> Option<Connection<PrivMem>> {
 #[vtable]
 impl Provider for PrivMem {
     fn bindings(&self) -> &Bindings {
-        &self.bindings
+        self.bindings()
     }
 
     fn get_folio(file: &Attachment, index: usize) -> Result<LockedFolio> {
         file::get_folio(file, index)
     }
 
-    fn create_for_kvm(size: u64, _movable: bool) -> Result<ARef<File>> {
-        // KVM asks only for what `serves_private()` or the VMM says is movable.
+    fn create_for_kvm(size: u64) -> Result<ARef<File>> {
         let file = file::create(size, Mobility::Movable, Node::Any)?;
         TOTALS.files_created_kvm.add(1);
         Ok(file)
@@ -104,7 +103,7 @@ impl Provider for PrivMem {
 }
 
 /// The VMs that a file is bound to, as the relocation engine sees them.
-pub(crate) struct BoundGuests<'a>(pub(crate) &'a Bindings);
+pub(crate) struct BoundGuests<'a>(pub(crate) &'a Attachment);
 
 impl Guests for BoundGuests<'_> {
     fn quiesce(&self, moves: &mut [Move<'_>], held: &impl Held) -> Result {

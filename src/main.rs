@@ -35,6 +35,7 @@ use kernel::{
     prelude::*, //
 };
 use privmemfd_kernel::{
+    fs::private_file::CallbackBarrier,
     kvm::Connection,
     workqueue::Started, //
 };
@@ -56,7 +57,8 @@ module! {
 /// The loaded module.
 ///
 /// Fields are dropped in this order: first no new file can be made, then work that was put off
-/// ends, then the counters go. Files pin the module, so none exists by then.
+/// ends, then the counters go. Files pin the module, so none exists by then; who looks at what is
+/// left of one is waited for at the end.
 #[pin_data]
 struct PrivMemFdModule {
     _kvm: Option<Connection<file::PrivMem>>,
@@ -65,11 +67,13 @@ struct PrivMemFdModule {
     _queue: Started,
     #[pin]
     _debugfs: Scope<&'static stats::Totals>,
+    _barrier: CallbackBarrier,
 }
 
 impl kernel::InPlaceModule for PrivMemFdModule {
     fn init(_module: &'static ThisModule) -> impl PinInit<Self, Error> {
         try_pin_init!(Self {
+            _barrier: CallbackBarrier,
             _debugfs <- stats::show(),
             _queue: file::start_queue()?,
             _device <- MiscDeviceRegistration::register(MiscDeviceOptions {

@@ -48,7 +48,8 @@ use privmemfd_kernel::{
         folio::Locked,
         mapping::{
             replace_folio,
-            Held, //
+            Held,
+            Lru, //
         }, //
     },
     trace, //
@@ -57,8 +58,7 @@ use privmemfd_kernel::{
 /// Who asks for a relocation; the numbers are those of `privmemfd_causes` in the trace events.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub(crate) enum Cause {
-    /// The mm core: compaction, offlining, contiguous allocation, soft offlining. It has taken the
-    /// old folio off the LRU, and puts the new one there itself.
+    /// The mm core: compaction, offlining, contiguous allocation, soft offlining.
     Mm = 0,
     /// `PRIVMEMFD_MOVE`.
     Request = 1,
@@ -263,7 +263,11 @@ struct Moved<'a> {
 impl Moved<'_> {
     /// Makes it so. Cannot fail. The old folio leaves the file and is erased by that.
     fn commit(self, held: &impl Held, cause: Cause) {
-        replace_folio(held, self.src, self.dst, cause == Cause::Mm);
+        let lru = match cause {
+            Cause::Mm => Lru::Isolated,
+            Cause::Request => Lru::InPlace,
+        };
+        replace_folio(held, self.src, self.dst, lru);
         if let Some(erase) = self.erase {
             erase.dismiss();
         }

@@ -41,11 +41,11 @@ pub(crate) const STAT: u32 = _IOWR::<RawStat>(c::PRIVMEMFD_IOC, 0x01);
 pub(crate) const PAGES: u32 = _IOW::<RawPages>(c::PRIVMEMFD_IOC, 0x02);
 pub(crate) const MOVE: u32 = _IOWR::<RawMove>(c::PRIVMEMFD_IOC, 0x03);
 
-pub(crate) const PFN_NONE: u64 = u64::MAX;
+pub(crate) const PFN_NONE: u64 = c::PRIVMEMFD_PFN_NONE as u64;
 
-const MOVABLE: u64 = 1 << 0;
-const PINNED: u64 = 1 << 1;
-const CLOEXEC: u64 = 1 << 2;
+const MOVABLE: u64 = c::PRIVMEMFD_MOVABLE as u64;
+const PINNED: u64 = c::PRIVMEMFD_PINNED as u64;
+const CLOEXEC: u64 = c::PRIVMEMFD_CLOEXEC as u64;
 
 const NR_ZONES: usize = c::PRIVMEMFD_NR_ZONES as usize;
 const NR_REFUSED: usize = c::PRIVMEMFD_NR_REFUSED as usize;

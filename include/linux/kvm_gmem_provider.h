@@ -79,6 +79,8 @@ struct kvm_gmem_move {
 /**
  * struct kvm_gmem_provider_ops - what a provider does for KVM
  * @size: sizeof(struct kvm_gmem_provider_ops)
+ * @bindings_size: sizeof(struct kvm_gmem_bindings), which is part of the
+ *		   provider's object
  * @owner: module that must stay while one of its files exists; also that of @fops
  * @fops: f_op of the provider's files; how KVM recognises them
  * @bindings: the file's struct kvm_gmem_bindings. No lock is needed.
@@ -88,8 +90,7 @@ struct kvm_gmem_move {
  *	       side of kvm->srcu may be held, or the invalidate_lock exclusive
  *	       (populate). -EHWPOISON and other errors reach the VMM by
  *	       KVM_EXIT_MEMORY_FAULT, so a passing shortage must be waited for.
- * @create: a new file of @size bytes for KVM_CREATE_GUEST_MEMFD, or an ERR_PTR.
- *	    @movable says whether the VMM asked for GUEST_MEMFD_FLAG_MOVABLE.
+ * @create: a new file of @size bytes for KVM_CREATE_GUEST_MEMFD, or an ERR_PTR
  * @serves_private: true if the provider wants to serve every
  *		    KVM_CREATE_GUEST_MEMFD for private memory, whether or not the
  *		    VMM asks for movable memory. May be NULL: false.
@@ -99,11 +100,12 @@ struct kvm_gmem_move {
  */
 struct kvm_gmem_provider_ops {
 	size_t size;
+	size_t bindings_size;
 	struct module *owner;
 	const struct file_operations *fops;
 	struct kvm_gmem_bindings *(*bindings)(struct file *file);
 	struct folio *(*get_folio)(struct file *file, pgoff_t index);
-	struct file *(*create)(loff_t size, bool movable);
+	struct file *(*create)(loff_t size);
 	bool (*serves_private)(void);
 	void (*bound)(struct file *file, const struct kvm *kvm,
 		      pgoff_t start, pgoff_t nr_pages);
@@ -142,12 +144,12 @@ struct kvm_gmem_host_ops {
 };
 
 /*
- * Offer files to KVM. Returns KVM's side, or an ERR_PTR: -EBUSY if there is a
- * provider already, -EINVAL if @ops is incomplete or of another size. Exported
- * to the module privmemfd; a provider that also wants to work without it uses
- * symbol_get(). May sleep.
+ * Offer files to KVM.  Stores KVM's side in @host before KVM makes use of the
+ * offer.  Returns 0, or an errno: -EBUSY if there is a provider already, -EINVAL
+ * if @ops is incomplete or of another size.  Exported to the module privmemfd; a
+ * provider that also wants to work without it uses symbol_get().  May sleep.
  */
-const struct kvm_gmem_host_ops *
-kvm_gmem_register_provider(const struct kvm_gmem_provider_ops *ops);
+int kvm_gmem_register_provider(const struct kvm_gmem_provider_ops *ops,
+			       const struct kvm_gmem_host_ops **host);
 
 #endif /* _LINUX_KVM_GMEM_PROVIDER_H */

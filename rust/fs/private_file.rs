@@ -10,8 +10,9 @@
 //! An [`Attached`] joins object, `struct file` and mapping. It is made by [`create`] and freed by
 //! the file's release, after the last page has gone. Until then callbacks of the mapping may run:
 //! each of them holds the lock of a folio in the mapping, which release waits for. The file pins
-//! the module through `file_operations.owner`; the inode may outlive it, but has no pages then,
-//! and without pages no callback is made.
+//! the module through `file_operations.owner`. The inode may outlive both, when somebody has opened
+//! the file by `/proc` with `O_PATH`: release gives it back the operations it was made with, and a
+//! [`CallbackBarrier`] waits, when the module goes, for who was just calling ours.
 //!
 //! C headers: [`include/linux/fs.h`](srctree/include/linux/fs.h),
 //! [`include/linux/anon_inodes.h`](srctree/include/linux/anon_inodes.h)
@@ -62,17 +63,6 @@ pub enum Fallocate {
     PunchHole,
 }
 
-/// What mm allows a migration to do.
-#[derive(Copy, Clone, PartialEq, Eq, Debug)]
-pub enum MigrateMode {
-    /// Must not block (`MIGRATE_ASYNC`).
-    Async,
-    /// May block, but not for long (`MIGRATE_SYNC_LIGHT`).
-    SyncLight,
-    /// May block (`MIGRATE_SYNC`).
-    Sync,
-}
-
 /// The object behind a private file.
 #[vtable]
 pub trait PrivateFile: Send + Sync + Sized + 'static {
@@ -85,18 +75,15 @@ pub trait PrivateFile: Send + Sync + Sized + 'static {
     /// `fallocate(2)`; the range is within the file. Process context, no locks held.
     fn fallocate(file: &Attached<Self>, what: Fallocate, pages: core::ops::Range<usize>) -> Result;
 
-    /// The last reference to the file has gone: remove all pages. May sleep, no locks held.
-    fn release(file: &Attached<Self>);
-
     /// mm asks to move `src`, which it has isolated, to `dst`.
     ///
-    /// On success `dst` is in the place of `src`. May sleep unless `mode` says otherwise; must not
-    /// wait for a lock that a task in direct compaction may hold, and must not allocate.
+    /// On success `dst` is in the place of `src`. May sleep, but only for short; must not wait for
+    /// a lock that a task in direct compaction may hold, and must not allocate.
     ///
     /// # Errors
     ///
     /// `EAGAIN`: mm may try again at once. All others: not now.
-    fn migrate(file: &Attached<Self>, dst: &Locked, src: &Locked, mode: MigrateMode) -> Result;
+    fn migrate(file: &Attached<Self>, dst: &Locked, src: &Locked) -> Result;
 
     /// The memory of `folio` has failed; it is marked as poisoned already. May sleep; must not
     /// wait for the `invalidate_lock`.
@@ -118,6 +105,9 @@ pub struct Attached<T> {
     hook: ffi::privmemfd_migrate_hook,
     file: *mut bindings::file,
     mapping: *mut bindings::address_space,
+    // What the inode had before and gets back: it may outlive the module.
+    inode_ops: *const bindings::inode_operations,
+    mapping_ops: *const bindings::address_space_operations,
     object: Arc<T>,
 }
 
@@ -207,6 +197,8 @@ pub fn create<T: PrivateFile>(
             },
             file: core::ptr::null_mut(),
             mapping: core::ptr::null_mut(),
+            inode_ops: core::ptr::null(),
+            mapping_ops: core::ptr::null(),
             object,
         },
         GFP_KERNEL,
@@ -232,6 +224,8 @@ pub fn create<T: PrivateFile>(
 
         (*attached).file = file;
         (*attached).mapping = mapping;
+        (*attached).inode_ops = (*inode).i_op;
+        (*attached).mapping_ops = (*mapping).a_ops;
         (*mapping).a_ops = &tables.mapping;
         (*inode).i_private = attached.cast();
         (*inode).i_op = &tables.inode;
@@ -243,6 +237,17 @@ pub fn create<T: PrivateFile>(
     // SAFETY: The reference that anon_inode_create_getfile() has returned is given to the ARef. No
     // fdget_pos() region can exist for a file that is in no file descriptor table.
     Ok(unsafe { ARef::from_raw(NonNull::new(file.cast()).ok_or(ENOMEM)?) })
+}
+
+/// Waits, when it is dropped, for callbacks that no file keeps the module loaded for. A module with
+/// private files drops it last.
+pub struct CallbackBarrier;
+
+impl Drop for CallbackBarrier {
+    fn drop(&mut self) {
+        // SAFETY: Process context, no locks held.
+        unsafe { ffi::privmemfd_helper_synchronize_rcu_tasks() };
+    }
 }
 
 /// Inode number of a file.
@@ -306,16 +311,23 @@ impl<T: PrivateFile> FileTables<T> {
         file: *mut bindings::file,
     ) -> kernel::ffi::c_int {
         // SAFETY: By the caller's promise; freed only below.
-        T::release(unsafe { Attached::<T>::from_file(file) });
-        // SAFETY: By the caller's promise the file and its mapping are still there.
+        let attached = unsafe { Attached::<T>::from_file(file) };
+        let pages = attached.mapping().size() / PAGE_SIZE;
+        // No memslot has a reference, so no guest maps a page.
+        attached.mapping().lock_exclusive().truncate(0..pages);
+
+        // SAFETY: The inode and its mapping are still there, by the caller's promise. Somebody who
+        // looks at the inode without a reference to the file (O_PATH) finds either set of
+        // operations; `CallbackBarrier` waits for those who found ours.
         let ptr = unsafe {
-            let ptr = (*file).private_data;
-            (*file).private_data = core::ptr::null_mut();
-            (*(*file).f_inode).i_private = core::ptr::null_mut();
-            ptr
+            let inode = (*file).f_inode;
+            core::ptr::write_volatile(&raw mut (*inode).i_op, attached.inode_ops);
+            (*attached.mapping).a_ops = attached.mapping_ops;
+            (*inode).i_private = core::ptr::null_mut();
+            (*file).private_data
         };
-        // SAFETY: create() has made the pointer from a KBox. T::release() has removed all pages,
-        // so no callback of the mapping uses it any more, and none of the file can follow.
+        // SAFETY: create() has made the pointer from a KBox. No page is left, so no callback of the
+        // mapping uses it any more, and none of the file can follow.
         drop(unsafe { KBox::<Attached<T>>::from_raw(ptr.cast()) });
         0
     }
@@ -426,19 +438,13 @@ impl<T: PrivateFile> FileTables<T> {
         mapping: *mut bindings::address_space,
         dst: *mut bindings::folio,
         src: *mut bindings::folio,
-        mode: kernel::ffi::c_uint,
     ) -> kernel::ffi::c_int {
         // SAFETY: mm has locked `src`, which is in `mapping`, and holds the lock over the call.
         let file = unsafe { Attached::<T>::from_mapping(mapping) };
-        let mode = match mode {
-            bindings::migrate_mode_MIGRATE_ASYNC => MigrateMode::Async,
-            bindings::migrate_mode_MIGRATE_SYNC_LIGHT => MigrateMode::SyncLight,
-            _ => MigrateMode::Sync,
-        };
         // SAFETY: mm has locked both folios and holds references; they are of order 0, since the
         // mapping does not take large ones.
         let (dst, src) = unsafe { (Locked::from_raw(dst), Locked::from_raw(src)) };
-        from_result(|| T::migrate(file, dst, src, mode).map(|()| 0))
+        from_result(|| T::migrate(file, dst, src).map(|()| 0))
     }
 
     /// # Safety

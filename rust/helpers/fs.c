@@ -3,6 +3,7 @@
 #include <linux/file.h>
 #include <linux/fs.h>
 #include <linux/migrate.h>
+#include <linux/rcupdate.h>
 
 #include "../ffi.h"
 
@@ -12,12 +13,17 @@ int privmemfd_helper_migrate_folio(struct address_space *mapping,
 {
 	struct privmemfd_migrate_hook *hook = mapping->host->i_private;
 
-	return hook->migrate(mapping, dst, src, mode);
+	return hook->migrate(mapping, dst, src);
 }
 
 struct file *privmemfd_helper_get_file_active(struct file **f)
 {
 	return get_file_active(f);
+}
+
+void privmemfd_helper_synchronize_rcu_tasks(void)
+{
+	synchronize_rcu_tasks();
 }
 
 loff_t privmemfd_helper_i_size_read(const struct inode *inode)

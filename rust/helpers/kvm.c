@@ -5,13 +5,13 @@
 
 #include "../ffi.h"
 
-const struct kvm_gmem_host_ops *
-privmemfd_helper_kvm_register(void *symbol,
-			      const struct kvm_gmem_provider_ops *ops)
+int privmemfd_helper_kvm_register(void *symbol,
+				  const struct kvm_gmem_provider_ops *ops,
+				  const struct kvm_gmem_host_ops **host)
 {
 	typeof(kvm_gmem_register_provider) *register_provider = symbol;
 
-	return register_provider(ops);
+	return register_provider(ops, host);
 }
 
 void privmemfd_helper_kvm_unregister(const struct kvm_gmem_host_ops *host,

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
+#include <linux/gfp.h>
 #include <linux/highmem.h>
 #include <linux/mm.h>
 #include <linux/nodemask.h>
@@ -48,6 +49,16 @@ struct folio *privmemfd_helper_filemap_lock_folio(struct address_space *mapping,
 						  pgoff_t index)
 {
 	return filemap_lock_folio(mapping, index);
+}
+
+struct folio *privmemfd_helper_folio_alloc(gfp_t gfp)
+{
+	return folio_alloc(gfp, 0);
+}
+
+struct folio *privmemfd_helper_folio_alloc_node(gfp_t gfp, int nid)
+{
+	return __folio_alloc(gfp, 0, nid, NULL);
 }
 
 void *privmemfd_helper_folio_address(const struct folio *folio)
@@ -100,6 +111,11 @@ int privmemfd_helper_folio_nid(const struct folio *folio)
 	return folio_nid(folio);
 }
 
+struct address_space *privmemfd_helper_folio_mapping(const struct folio *folio)
+{
+	return folio->mapping;
+}
+
 unsigned long privmemfd_helper_folio_pfn(const struct folio *folio)
 {
 	return folio_pfn(folio);
@@ -118,11 +134,6 @@ bool privmemfd_helper_folio_test_hwpoison(const struct folio *folio)
 bool privmemfd_helper_folio_test_uptodate(const struct folio *folio)
 {
 	return folio_test_uptodate(folio);
-}
-
-bool privmemfd_helper_folio_trylock(struct folio *folio)
-{
-	return folio_trylock(folio);
 }
 
 unsigned int privmemfd_helper_folio_zonenum(const struct folio *folio)

@@ -143,17 +143,6 @@ impl Folio {
         unsafe { ffi::privmemfd_helper_folio_test_uptodate(self.as_ptr()) }
     }
 
-    /// Takes the folio lock if it is free. Does not sleep.
-    pub fn try_lock(this: ARef<Self>) -> Result<LockedFolio, ARef<Self>> {
-        // SAFETY: The folio is valid by the type invariant.
-        if unsafe { ffi::privmemfd_helper_folio_trylock(this.as_ptr()) } {
-            // INVARIANT: The lock was taken on the line above.
-            Ok(LockedFolio(this))
-        } else {
-            Err(this)
-        }
-    }
-
     /// Takes the folio lock. May sleep.
     pub fn lock(this: ARef<Self>) -> LockedFolio {
         // SAFETY: The folio is valid by the type invariant.
@@ -195,6 +184,12 @@ impl Locked {
     pub fn index(&self) -> usize {
         // The index does not change while the lock is held.
         self.index_hint()
+    }
+
+    /// Page cache that the folio is in; null if it is in none.
+    pub(crate) fn mapping(&self) -> *mut bindings::address_space {
+        // SAFETY: The folio is valid, and its mapping does not change while the lock is held.
+        unsafe { ffi::privmemfd_helper_folio_mapping(self.as_ptr()) }
     }
 
     /// Overwrites the content with zeroes.

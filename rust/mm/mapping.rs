@@ -9,10 +9,13 @@
 //! C headers: [`include/linux/pagemap.h`](srctree/include/linux/pagemap.h),
 //! [`include/linux/fs.h`](srctree/include/linux/fs.h)
 
-use super::folio::{
-    Folio,
-    Locked,
-    LockedFolio, //
+use super::{
+    folio::{
+        Folio,
+        Locked,
+        LockedFolio, //
+    },
+    node_online, //
 };
 use crate::ffi;
 use core::{
@@ -33,7 +36,8 @@ use kernel::{
     types::{
         NotThreadSafe,
         Opaque, //
-    }, //
+    },
+    warn_on, //
 };
 
 /// Where the pages of a file may be put.
@@ -220,6 +224,7 @@ impl Mapping {
                 )
             };
             if found == 0 {
+                super::cond_resched();
                 return Ok(());
             }
             for folio in batch.folios() {
@@ -293,36 +298,46 @@ impl Drop for Exclusive<'_> {
     }
 }
 
+/// Who takes care of the LRU lists when a folio takes the place of another.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub enum Lru {
+    /// mm: it has taken the old folio off its list, and puts the new one on one.
+    Isolated,
+    /// [`replace_folio`]; the old folio leaves its list, if it is on one, when it is freed.
+    InPlace,
+}
+
 /// Puts `dst` in the place of `src` in the page cache. Cannot fail.
+///
+/// `src` is in the mapping whose lock is held, `dst` is in none; anything else is a bug of the
+/// caller, which is reported and changes nothing.
 ///
 /// `dst` takes over that there is content (or not); it is dirty like every page of the mapping.
 /// `src` leaves the file: its `free_folio` callback runs, references that others hold stay good.
-/// `isolated` says that mm has taken `src` off the LRU.
-pub fn replace_folio(_held: &impl Held, src: &Locked, dst: &Locked, isolated: bool) {
+pub fn replace_folio(held: &impl Held, src: &Locked, dst: &Locked, lru: Lru) {
+    if warn_on!(src.mapping() != held.mapping().as_ptr() || !dst.mapping().is_null()) {
+        return;
+    }
     let content = src.has_content();
 
-    // SAFETY: Both folios are valid and locked; `src` is in the page cache, since its place cannot
-    // change under its lock; `dst` is in no mapping.
+    // SAFETY: Both folios are valid and locked; `src` is in a page cache and `dst` is in none, as
+    // was just checked, and both stay that way while they are locked.
     unsafe { bindings::replace_page_cache_folio(src.as_ptr(), dst.as_ptr()) };
     if content {
         dst.set_has_content();
     }
     dst.set_dirty();
-    if isolated {
-        // mm frees `src` without putting it back on the LRU, where these flags would be cleared.
-        // SAFETY: The folio is valid and on no LRU list.
-        unsafe { ffi::privmemfd_helper_folio_clear_active(src.as_ptr()) };
-        // SAFETY: As above.
-        unsafe { ffi::privmemfd_helper_folio_clear_unevictable(src.as_ptr()) };
+    match lru {
+        Lru::Isolated => {
+            // mm frees `src` without putting it back on a list, where these would be cleared.
+            // SAFETY: The folio is valid and on no list.
+            unsafe { ffi::privmemfd_helper_folio_clear_active(src.as_ptr()) };
+            // SAFETY: As above.
+            unsafe { ffi::privmemfd_helper_folio_clear_unevictable(src.as_ptr()) };
+        }
+        // SAFETY: The folio is valid, in the page cache since just now, and so on no list yet.
+        Lru::InPlace => unsafe { bindings::folio_add_lru(dst.as_ptr()) },
     }
-}
-
-/// Puts a folio that [`replace_folio`] has brought into the file onto the LRU.
-///
-/// mm does this itself for the folios it brings.
-pub fn add_to_lru(folio: &Locked) {
-    // SAFETY: The folio is valid, in the page cache and not on the LRU.
-    unsafe { bindings::folio_add_lru(folio.as_ptr()) }
 }
 
 /// A new folio of order 0, in no mapping and uncharged. May sleep.
@@ -333,17 +348,17 @@ pub fn add_to_lru(folio: &Locked) {
 pub fn alloc_folio(mobility: Mobility, node: Node) -> Result<ARef<Folio>> {
     let mask = gfp(mobility);
     let ptr = match node {
-        // SAFETY: Has no preconditions but a context that may sleep.
-        Node::Any => unsafe { bindings::folio_alloc_noprof(mask, 0) },
-        // SAFETY: As above; an offline node is a node without memory.
-        Node::Prefer(nid) => unsafe {
-            bindings::__folio_alloc_noprof(mask, 0, nid, core::ptr::null_mut())
+        // SAFETY: The node is one of the system; an offline one is a node without memory.
+        Node::Prefer(nid) if node_online(nid) => unsafe {
+            ffi::privmemfd_helper_folio_alloc_node(mask, nid)
         },
-        Node::Only(nid) => {
-            let mask = mask | ffi::PRIVMEMFD_GFP_THISNODE;
-            // SAFETY: As above.
-            unsafe { bindings::__folio_alloc_noprof(mask, 0, nid, core::ptr::null_mut()) }
-        }
+        // SAFETY: As above.
+        Node::Only(nid) if node_online(nid) => unsafe {
+            ffi::privmemfd_helper_folio_alloc_node(mask | ffi::PRIVMEMFD_GFP_THISNODE, nid)
+        },
+        Node::Only(_) => return Err(ENOMEM),
+        // SAFETY: Has no preconditions but a context that may sleep.
+        Node::Any | Node::Prefer(_) => unsafe { ffi::privmemfd_helper_folio_alloc(mask) },
     };
     let ptr = NonNull::new(ptr).ok_or(ENOMEM)?;
     // SAFETY: The allocator returns a folio with one reference, which belongs to the caller.

@@ -21,7 +21,6 @@ use crate::{
 };
 use kernel::prelude::*;
 use privmemfd_kernel::{
-    fs::private_file::MigrateMode,
     kvm::Move,
     mm::{
         folio::Locked,
@@ -47,7 +46,7 @@ pub(crate) fn start_queue() -> Result<Started> {
 ///
 /// `EAGAIN`: another operation on the file is under way. `EHWPOISON`: the page's memory has
 /// failed. `EBUSY`: the page cannot move now.
-pub(super) fn migrate(file: &Attachment, dst: &Locked, src: &Locked, _mode: MigrateMode) -> Result {
+pub(super) fn migrate(file: &Attachment, dst: &Locked, src: &Locked) -> Result {
     let object: &PrivMem = file.object();
     let outcome = try_migrate(file, dst, src);
     object.count(outcome);
@@ -63,7 +62,7 @@ fn try_migrate(file: &Attachment, dst: &Locked, src: &Locked) -> Result<(), Refu
     let mut outcome = Err(Refusal::Busy);
     Plan::new(&mut [Move::new(src, dst)], Cause::Mm).run(
         &held,
-        &BoundGuests(&object.bindings),
+        &BoundGuests(file),
         &Software,
         |_, how| outcome = how,
     );
@@ -90,7 +89,7 @@ pub(super) fn poisoned(file: &Attachment, folio: &Locked) {
         let held = kept.mapping().lock_shared();
         drop(keep_guests_off(&kept, index..index + 1, &held));
     };
-    if QUEUE.spawn(GFP_ATOMIC, later).is_err() {
+    if QUEUE.spawn(GFP_KERNEL, later).is_err() {
         pr_err!("no memory to unmap page {index} of a file, whose memory has failed, in its VMs\n");
     }
 }

@@ -31,7 +31,6 @@ use privmemfd_kernel::{
             LockedFolio, //
         },
         mapping::{
-            add_to_lru,
             alloc_folio,
             Mobility,
             Node, //
@@ -68,8 +67,8 @@ fn stat(file: &Attachment, arg: usize) -> Result {
     let mut answer = uapi::StatAnswer::new(flags, file.mapping().size(), |reason| {
         relocations.refused(reason)
     });
-    answer.vms = object.bindings.vms().into();
-    answer.slots = object.bindings.slots().into();
+    answer.vms = object.bindings().vms().into();
+    answer.slots = object.bindings().slots().into();
     answer.relocated = relocations.done();
     file.mapping().for_each_folio(all(file), |_, folio| {
         if request.node.is_none_or(|nid| nid == folio.nid()) {
@@ -165,13 +164,17 @@ fn move_batch(
     let mut moves = KVec::with_capacity(BATCH, GFP_KERNEL)?;
 
     // New folios first: allocation may sleep for long, and must not do so under folio locks.
+    let mut result = Ok(());
     for _ in 0..candidates.len() {
-        let dst =
-            alloc_folio(object.mobility, node.map_or(Node::Any, Node::Only)).map_err(|_| {
+        match alloc_folio(object.mobility, node.map_or(Node::Any, Node::Only)) {
+            Ok(dst) => fresh.push(dst, GFP_KERNEL)?,
+            Err(_) => {
+                // Move as many as there is memory for.
                 object.count(Err(Refusal::NoMemory));
-                Refusal::NoMemory
-            })?;
-        fresh.push(dst, GFP_KERNEL)?;
+                result = Err(Refusal::NoMemory.into());
+                break;
+            }
+        }
     }
 
     let held = file.mapping().lock_shared();
@@ -190,18 +193,14 @@ fn move_batch(
         moves.push(Move::new(src, dst), GFP_KERNEL)?;
     }
 
-    let mut result = Ok(());
     Plan::new(&mut moves, Cause::Request).run(
         &held,
-        &BoundGuests(&object.bindings),
+        &BoundGuests(file),
         &Software,
-        |position, outcome| {
+        |_, outcome| {
             object.count(outcome);
             match outcome {
-                Ok(()) => {
-                    add_to_lru(&pairs[position].1);
-                    *moved += 1;
-                }
+                Ok(()) => *moved += 1,
                 Err(reason) => result = Err(reason.into()),
             }
         },

@@ -33,7 +33,6 @@ use privmemfd_kernel::{
             LockedFolio, //
         },
         mapping::{
-            add_to_lru,
             alloc_folio,
             Held,
             Mobility,
@@ -84,9 +83,6 @@ fn move_one(guests: &impl Guests, backend: &impl Backend) -> Result<Moved> {
         let held = file.mapping().lock_shared();
         let mut moves = [Move::new(&src, &dst)];
         Plan::new(&mut moves, Cause::Request).run(&held, guests, backend, |_, how| outcome = how);
-    }
-    if outcome.is_ok() {
-        add_to_lru(&dst);
     }
     Ok(Moved {
         outcome,
@@ -193,7 +189,6 @@ mod transaction {
             Plan::new(&mut moves, Cause::Request)
                 .run(&held, &NoGuests, &Software, |_, how| outcome = how);
         }
-        add_to_lru(&dst);
         assert_eq!(outcome, Ok(()));
         assert_eq!(pfn_now(&file), Some(dst.pfn()));
         assert!(!dst.has_content());
@@ -249,7 +244,6 @@ mod transaction {
             Plan::new(&mut moves, Cause::Request)
                 .run(&held, &guests, &Software, |nr, how| outcomes[nr] = how);
         }
-        add_to_lru(&pairs[0].1);
         assert_eq!(outcomes[0], Ok(()));
         assert_eq!(outcomes[1], Err(Refusal::Guest));
         assert_eq!(outcomes[2], Err(Refusal::Busy));

@@ -4,11 +4,12 @@
 
 use std::fs;
 use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::fs::PermissionsExt;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use privmemfd_ioctls::{Mobility, PrivMemFd};
-use rustix::fs::{FallocateFlags, MemfdFlags, OFlags, SeekFrom};
+use rustix::fs::{FallocateFlags, MemfdFlags, Mode, OFlags, SeekFrom};
 use rustix::mm::{MapFlags, ProtFlags};
 use rustix::process::Signal;
 use selftests::cases;
@@ -388,7 +389,36 @@ fn pinned_files_allocate_as_well() {
     assert_eq!(fd.stat().unwrap().pages, 0);
 }
 
+/// Holds an `O_PATH` descriptor of a closed file, which does not keep the
+/// module loaded, and looks at it after the module has gone.
+fn outlive_the_module() -> ExitCode {
+    let fd = movable(MIB);
+    let link = format!("/proc/self/fd/{}", fd.as_fd().as_raw_fd());
+    let path = rustix::fs::open(link, OFlags::PATH, Mode::empty()).unwrap();
+    let size = || rustix::fs::fstat(&path).unwrap().st_size;
+    assert_eq!(size(), MIB as i64);
+    drop(fd);
+    let unloaded = || {
+        let modules = fs::read_to_string("/proc/modules").unwrap();
+        !modules.lines().any(|l| l.starts_with("privmemfd "))
+    };
+    if !wait_for(Duration::from_secs(60), unloaded) {
+        eprintln!("the module is still loaded");
+        return ExitCode::FAILURE;
+    }
+    for _ in 0..100 {
+        assert_eq!(size(), MIB as i64);
+    }
+    let link = format!("/proc/self/fd/{}", path.as_raw_fd());
+    let changed = fs::set_permissions(link, fs::Permissions::from_mode(0o777));
+    println!("fstat after unload: {} bytes, chmod: {changed:?}", size());
+    ExitCode::SUCCESS
+}
+
 fn in_role(role: &str, arguments: &[String]) -> ExitCode {
+    if role == "outlive-the-module" {
+        return outlive_the_module();
+    }
     let size = arguments[0].parse::<u64>().unwrap() * MIB;
     if role == "allocate-in-cgroup" {
         let mine = || fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
