@@ -49,6 +49,14 @@ pub struct Config {
 
 impl Default for Config {
     fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Config {
+    /// The default platform, also for a `static`.
+    #[must_use]
+    pub const fn new() -> Self {
         let mut cmrs = [(0, 0); MAX_CMRS];
         cmrs[0] = (0, 1 << 40);
         Config {
@@ -68,9 +76,7 @@ impl Default for Config {
             cipher: true,
         }
     }
-}
 
-impl Config {
     /// Bit position of the KeyID in a physical address.
     #[must_use]
     pub fn hkid_shift(&self) -> u32 {

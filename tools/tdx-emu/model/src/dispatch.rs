@@ -59,7 +59,7 @@ impl<M: Machine> Module<M> {
     /// of RAX are for the P-SEAMLDR: the front end must not bring them here.
     pub fn seamcall(&self, lp: usize, regs: &mut Regs) -> Outcome {
         let input = *regs;
-        if self.is_dead() || lp >= self.config.lps {
+        if self.is_dead() || lp >= self.lps() {
             return Outcome::VmFailInvalid;
         }
         let mut outcome = Outcome::Done;

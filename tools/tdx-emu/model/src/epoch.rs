@@ -61,7 +61,7 @@ impl<M: Machine> Module<M> {
         if refs[(1 - (epoch & 1)) as usize] != 0 {
             return Err(PREVIOUS_TLB_EPOCH_BUSY);
         }
-        self.tdcs_wr(td, tdcs::EPOCH, epoch + 1);
+        self.tdcs_wr(td, tdcs::EPOCH, epoch.wrapping_add(1));
         Ok(())
     }
 
@@ -90,7 +90,7 @@ impl<M: Machine> Module<M> {
 
     /// INVEPT of all contexts of the TD.
     pub(crate) fn flush_translations(&self, lp: usize, td: &Td) {
-        self.g.lps[lp].invepts.add(1);
+        self.g.lp[lp].invepts.add(1);
         for vm in 0..=self.l2_vms(td) {
             self.machine.invept(lp, self.eptp(td, vm));
         }

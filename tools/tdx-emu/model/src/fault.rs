@@ -39,13 +39,22 @@ pub struct Rule {
     pub action: Action,
 }
 
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 struct Slot {
     /// 0 = unused; else leaf | kind << 16 | action kind << 24 | parameter << 32.
     head: Word,
     action: Word,
     count: Word,
     fired: Word,
+}
+
+impl Slot {
+    const NEW: Self = Slot {
+        head: Word::new(0),
+        action: Word::new(0),
+        count: Word::new(0),
+        fired: Word::new(0),
+    };
 }
 
 /// A plan: a fixed number of rules that can be changed while calls run.
@@ -67,9 +76,9 @@ const USED: u64 = 1 << 31;
 impl FaultPlan {
     /// An empty plan.
     #[must_use]
-    pub fn new() -> Self {
+    pub const fn new() -> Self {
         FaultPlan {
-            slots: core::array::from_fn(|_| Slot::default()),
+            slots: [const { Slot::NEW }; MAX_RULES],
             rng: Word::new(1),
             fired: Word::new(0),
         }

@@ -25,7 +25,7 @@ pub(crate) mod kot {
 }
 
 /// A trusted memory region.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(crate) struct Tdmr {
     pub base: Word,
     pub size: Word,
@@ -37,8 +37,19 @@ pub(crate) struct Tdmr {
     pub reserved: [(Word, Word); MAX_RESERVED],
 }
 
+impl Tdmr {
+    const NEW: Self = Tdmr {
+        base: Word::new(0),
+        size: Word::new(0),
+        pamt: [const { Word::new(0) }; 3],
+        initialized: Word::new(0),
+        lock: Word::new(0),
+        reserved: [const { (Word::new(0), Word::new(0)) }; MAX_RESERVED],
+    };
+}
+
 /// One KeyID.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(crate) struct Hkid {
     pub state: Word,
     /// Packages whose caches still hold lines of the KeyID.
@@ -47,8 +58,16 @@ pub(crate) struct Hkid {
     pub key: Word,
 }
 
+impl Hkid {
+    const NEW: Self = Hkid {
+        state: Word::new(kot::FREE),
+        wb_pending: Word::new(0),
+        key: Word::new(0),
+    };
+}
+
 /// One logical processor.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(crate) struct Lp {
     pub initialized: Word,
     /// TDVPR of the vCPU that is in the guest on this LP, or 0.
@@ -63,13 +82,32 @@ pub(crate) struct Lp {
     pub invepts: Word,
 }
 
+impl Lp {
+    const NEW: Self = Lp {
+        initialized: Word::new(0),
+        tdvpr: Word::new(0),
+        tdr: Word::new(0),
+        last_tdvpr: Word::new(0),
+        rip_on_entry: Word::new(0),
+        invepts: Word::new(0),
+    };
+}
+
 /// Write-back state of a package.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(crate) struct CacheWb {
     pub lock: Word,
     pub intr_point: Word,
     /// KeyIDs (bits) whose lines the running write-back covers.
     pub covers: [Word; MAX_HKIDS / 64],
+}
+
+impl CacheWb {
+    const NEW: Self = CacheWb {
+        lock: Word::new(0),
+        intr_point: Word::new(0),
+        covers: [const { Word::new(0) }; MAX_HKIDS / 64],
+    };
 }
 
 /// A write to memory of a TD that did not come from the TD or the module.
@@ -92,7 +130,8 @@ pub(crate) struct Global {
     pub kot_lock: Word,
     pub hkids: [Hkid; MAX_HKIDS],
     pub wb: [CacheWb; MAX_PKGS],
-    pub lps: [Lp; MAX_LPS],
+    pub lps: Word,
+    pub lp: [Lp; MAX_LPS],
     /// UD2 in SEAM: no call is answered any more.
     pub dead: Word,
     pub violations: Word,
@@ -115,29 +154,43 @@ pub struct Module<M> {
 
 impl<M: Machine> Module<M> {
     /// A module that has just been loaded: SYS.INIT is pending.
-    pub fn new(machine: M, config: Config) -> Self {
-        use core::array::from_fn;
+    ///
+    /// It is some 40 KiB large. Where the stack is small, build it in a
+    /// `static` (this is a `const fn`) and tell it the number of logical
+    /// processors later with [`Module::set_lps`].
+    pub const fn new(machine: M, config: Config) -> Self {
         Module {
             machine,
-            config,
             faults: FaultPlan::new(),
             g: Global {
                 sys_state: Word::new(sys_state::INIT_PENDING),
                 lock: Word::new(0),
                 hkid: Word::new(0),
+                lps: Word::new(config.lps as u64),
                 lps_initialized: Word::new(0),
                 pkgs_keyed: Word::new(0),
                 n_tdmrs: Word::new(0),
-                tdmrs: from_fn(|_| Tdmr::default()),
+                tdmrs: [const { Tdmr::NEW }; MAX_TDMRS],
                 kot_lock: Word::new(0),
-                hkids: from_fn(|_| Hkid::default()),
-                wb: from_fn(|_| CacheWb::default()),
-                lps: from_fn(|_| Lp::default()),
+                hkids: [const { Hkid::NEW }; MAX_HKIDS],
+                wb: [const { CacheWb::NEW }; MAX_PKGS],
+                lp: [const { Lp::NEW }; MAX_LPS],
                 dead: Word::new(0),
                 violations: Word::new(0),
                 violation_pa: Word::new(0),
             },
+            config,
         }
+    }
+
+    /// Number of logical processors.
+    pub fn lps(&self) -> usize {
+        (self.g.lps.get() as usize).min(MAX_LPS)
+    }
+
+    /// Sets the number of logical processors; only before SYS.CONFIG.
+    pub fn set_lps(&self, lps: usize) {
+        self.g.lps.set(lps as u64);
     }
 
     /// A module in the same state on another machine (whose memory must have
@@ -159,6 +212,7 @@ impl<M: Machine> Module<M> {
                 hkids: self.g.hkids.clone(),
                 wb: self.g.wb.clone(),
                 lps: self.g.lps.clone(),
+                lp: self.g.lp.clone(),
                 dead: self.g.dead.clone(),
                 violations: self.g.violations.clone(),
                 violation_pa: self.g.violation_pa.clone(),

@@ -74,7 +74,7 @@ impl<M: Machine> Module<M> {
     fn outside_walk(&self, td: &Td, gpa: u64, level: u8) -> Walk {
         let eptp = self.eptp(td, 0);
         let mut table = eptp & HPA;
-        let mut at_level = (eptp >> 3 & 7) as u8;
+        let mut at_level = (eptp >> 3 & 7).min(4) as u8;
         loop {
             let at = table + (gpa >> (12 + 9 * u32::from(at_level)) & 511) * 8;
             let raw = self.rd(td.hkid, at);

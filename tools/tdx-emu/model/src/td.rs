@@ -47,6 +47,8 @@ pub mod tdr {
     pub const HKID: u64 = 40;
     pub const PKG_BITMAP: u64 = 48;
     pub const UUID: u64 = 64;
+    /// Checksum of HKID, NUM_TDCX and TDCX_PA, which never change unnoticed.
+    pub const CHECK: u64 = 96;
     pub const TDCX_PA: u64 = 128;
     pub const MAGIC: u64 = 0x5244_545F_5844_5421;
 }
@@ -175,15 +177,31 @@ impl<M: Machine> Module<M> {
         self.add(self.global_hkid(), tdr + tdr::CHLDCNT, n as u64);
     }
 
-    /// The TDR still says it is one.
+    fn tdr_checksum(&self, tdr: u64) -> u64 {
+        let fields = [tdr::SIGNATURE, tdr::HKID, tdr::NUM_TDCX];
+        let pages = (0..MAX_TDCX).map(|i| tdr::TDCX_PA + 8 * i);
+        fields.into_iter().chain(pages).fold(0, |sum, field| {
+            crate::cipher::absorb(sum, self.tdr_rd(tdr, field))
+        })
+    }
+
+    /// Seals the fields that lead to the rest of the TD.
+    pub(crate) fn tdr_seal(&self, tdr: u64) {
+        self.tdr_wr(tdr, tdr::CHECK, self.tdr_checksum(tdr));
+    }
+
+    /// The TDR still says it is one, and leads where it did.
     pub(crate) fn tdr_sane(&self, tdr: u64) -> Res {
-        if self.tdr_rd(tdr, tdr::SIGNATURE) == tdr::MAGIC {
+        if self.tdr_rd(tdr, tdr::SIGNATURE) == tdr::MAGIC
+            && self.tdr_rd(tdr, tdr::CHECK) == self.tdr_checksum(tdr)
+        {
             return Ok(());
         }
         self.stray(tdr)
     }
 
-    fn stray<T>(&self, pa: u64) -> Res<T> {
+    /// Somebody else wrote to a control structure at `pa`.
+    pub(crate) fn stray<T>(&self, pa: u64) -> Res<T> {
         self.g.violation_pa.set(pa);
         self.g.violations.add(1);
         self.fatal()
@@ -206,7 +224,7 @@ impl<M: Machine> Module<M> {
     pub(crate) fn td_raw(&self, tdr: u64) -> Td {
         Td {
             tdr,
-            hkid: self.tdr_rd(tdr, tdr::HKID) as u16,
+            hkid: (self.tdr_rd(tdr, tdr::HKID) % self.config.hkids() as u64) as u16,
             tdcs: self.tdr_rd(tdr, tdr::TDCX_PA),
         }
     }

@@ -109,11 +109,30 @@ impl<M: Machine> Module<M> {
         gpa >> width == 0
     }
 
+    /// Root table and top level of a VM's S-EPT.
+    pub(crate) fn root(&self, td: &Td, vm: u16) -> Res<(u64, u8)> {
+        let eptp = self.eptp(td, vm);
+        let (table, level) = (eptp & HPA, (eptp >> 3 & 7) as u8);
+        // Write-back, 4 or 5 levels, nothing else: what MNG.INIT stored.
+        if eptp & !(HPA | 7 << 3) != 6 || !(3..=4).contains(&level) {
+            return self.stray(td.tdcs);
+        }
+        self.in_tdmr(table, td.tdcs)?;
+        Ok((table, level))
+    }
+
+    /// An address the module is about to follow must be in a TDMR: otherwise
+    /// the structure at `from` that holds it was tampered with.
+    pub(crate) fn in_tdmr(&self, pa: u64, from: u64) -> Res {
+        match self.pamt_block(pa) {
+            Some(_) => Ok(()),
+            None => self.stray(from),
+        }
+    }
+
     /// Walks towards `target`; stops early at an entry that leads nowhere.
     pub(crate) fn walk(&self, td: &Td, vm: u16, gpa: u64, target: u8) -> Res<Walk> {
-        let eptp = self.eptp(td, vm);
-        let mut table = eptp & HPA;
-        let mut level = (eptp >> 3 & 7) as u8;
+        let (mut table, mut level) = self.root(td, vm)?;
         loop {
             let at = table + (gpa >> (12 + 9 * u32::from(level)) & 511) * 8;
             let raw = self.rd(td.hkid, at);
@@ -123,17 +142,16 @@ impl<M: Machine> Module<M> {
             }
             if vm == 0 && sept::try_state(raw).is_none() {
                 // No module ever stores this: somebody else wrote here.
-                self.g.violation_pa.set(at);
-                self.g.violations.add(1);
-                return self.fatal();
+                return self.stray(at);
             }
             if raw & sept::RWX == 0 || sept::is_leaf(raw) {
                 return Ok(end);
             }
             if level == 0 {
-                return self.fatal();
+                return self.stray(at);
             }
             table = raw & HPA;
+            self.in_tdmr(table, at)?;
             level -= 1;
         }
     }
@@ -248,6 +266,8 @@ impl<M: Machine> Module<M> {
         if w.raw & sept::RWX == 0 || w.raw & access != access || !sept::is_leaf(w.raw) {
             return Ok(Err(w));
         }
-        Ok(Ok(sept::leaf_hpa(w.raw, gpa, w.level)))
+        let pa = sept::leaf_hpa(w.raw, gpa, w.level);
+        self.in_tdmr(pa, w.at)?;
+        Ok(Ok(pa))
     }
 }

@@ -128,7 +128,7 @@ const TDCALL_LEN: u64 = 4;
 impl<M: Machine> Module<M> {
     /// The TDR and TDVPR of the vCPU that is in the guest on `lp`.
     pub fn in_guest(&self, lp: usize) -> Option<(u64, u64)> {
-        let me = self.g.lps.get(lp)?;
+        let me = self.g.lp.get(lp)?;
         let tdvpr = me.tdvpr.get();
         (tdvpr != 0).then(|| (me.tdr.get(), tdvpr))
     }
@@ -140,6 +140,9 @@ impl<M: Machine> Module<M> {
         };
         if self.is_dead() {
             return GuestOutcome::None;
+        }
+        if let Err(e) = self.tdr_sane(tdr) {
+            return self.died(e);
         }
         let v = Vcpu {
             lp,
@@ -157,11 +160,12 @@ impl<M: Machine> Module<M> {
             _ => (EXIT_REASON_TDCALL, 0),
         };
         self.vset(&v, tdvps::LAST_EXIT_TSC, self.machine.tsc(lp));
-        self.vset(&v, tdvps::RIP, self.vget(&v, tdvps::RIP) + rip_adv);
+        let rip = self.vget(&v, tdvps::RIP).wrapping_add(rip_adv);
+        self.vset(&v, tdvps::RIP, rip);
         if self.tdr_rd(tdr, tdr::FATAL) != 0 {
             return self.dead_td(&v, reason);
         }
-        if self.vget(&v, tdvps::RIP) != self.g.lps[lp].rip_on_entry.get() {
+        if self.vget(&v, tdvps::RIP) != self.g.lp[lp].rip_on_entry.get() {
             self.vset(&v, tdvps::EPF_LOGGED, 0);
             self.vset(&v, tdvps::EPF_COUNT, 0);
         }
@@ -202,7 +206,7 @@ impl<M: Machine> Module<M> {
                 down(at);
             }
         }
-        self.g.lps[v.lp].tdvpr.set(0);
+        self.g.lp[v.lp].tdvpr.set(0);
     }
 
     fn td_exit(&self, v: &Vcpu, rax: u64, qual: u64, ext: u64, gpa: u64, how: u64) -> GuestOutcome {
@@ -262,12 +266,12 @@ impl<M: Machine> Module<M> {
     /// Counts violations without progress, and remembers their addresses once
     /// there are too many.
     fn log_violation(&self, v: &Vcpu, gpa: u64) {
-        let seen = self.vget(v, tdvps::EPF_COUNT);
+        let seen = self.vget(v, tdvps::EPF_COUNT).min(EPF_THRESHOLD);
         if seen < EPF_THRESHOLD {
             self.vset(v, tdvps::EPF_COUNT, seen + 1);
             return;
         }
-        let n = self.vget(v, tdvps::EPF_LOGGED);
+        let n = self.vget(v, tdvps::EPF_LOGGED).min(tdvps::EPF_LIST_SIZE);
         let slot = |i: u64| tdvps::EPF_LIST + 8 * i;
         if n < tdvps::EPF_LIST_SIZE && (0..n).all(|i| self.vget(v, slot(i)) != gpa) {
             self.vset(v, slot(n), gpa);
@@ -304,14 +308,16 @@ impl<M: Machine> Module<M> {
                 self.vset(v, tdvps::HP_BUSY, 0);
                 self.vset(v, tdvps::GUEST_RAX, rax);
                 let trap = last_exit::ASYNC_TRAP;
-                self.vset(v, tdvps::RIP, self.vget(v, tdvps::RIP) + TDCALL_LEN);
+                let rip = self.vget(v, tdvps::RIP).wrapping_add(TDCALL_LEN);
+                self.vset(v, tdvps::RIP, rip);
                 return self.td_exit(v, HOST_PRIORITY_BUSY_TIMEOUT, 0, 0, 0, trap);
             }
         } else {
             self.vset(v, tdvps::HP_BUSY, 0);
         }
         self.vset(v, tdvps::GUEST_RAX, rax);
-        self.vset(v, tdvps::RIP, self.vget(v, tdvps::RIP) + TDCALL_LEN);
+        let rip = self.vget(v, tdvps::RIP).wrapping_add(TDCALL_LEN);
+        self.vset(v, tdvps::RIP, rip);
         GuestOutcome::InGuest(rax)
     }
 
@@ -366,6 +372,7 @@ impl<M: Machine> Module<M> {
             return Err(Self::leaf_violation(gpa, level, now, eeq::ACCEPT));
         }
         let chunks = 1 << (9 * u64::from(level));
+        self.in_tdmr(e & sept::HPA, w.at)?;
         loop {
             // The address bits of a 2 MiB entry hold the progress.
             self.zero_page(v.td.hkid, e & sept::HPA);

@@ -22,17 +22,16 @@ const fn lane(word: u64, vm: u16) -> u16 {
 
 impl<M: Machine> Module<M> {
     /// Walks an L2 S-EPT as the guest side does: blocked tables are entered.
-    fn l2_walk_guest(&self, td: &Td, vm: u16, gpa: u64, target: u8) -> Walk {
-        let eptp = self.eptp(td, vm);
-        let mut table = eptp & HPA;
-        let mut level = (eptp >> 3 & 7) as u8;
+    fn l2_walk_guest(&self, td: &Td, vm: u16, gpa: u64, target: u8) -> Result<Walk, Stop> {
+        let (mut table, mut level) = self.root(td, vm)?;
         loop {
             let at = table + (gpa >> (12 + 9 * u32::from(level)) & 511) * 8;
             let raw = self.rd(td.hkid, at);
             if level == target || sept_l2::is_free(raw) || sept::is_leaf(raw) || level == 0 {
-                return Walk { at, level, raw };
+                return Ok(Walk { at, level, raw });
             }
             table = raw & HPA;
+            self.in_tdmr(table, at)?;
             level -= 1;
         }
     }
@@ -59,7 +58,7 @@ impl<M: Machine> Module<M> {
                 continue;
             }
             if sept::aliased(raw, vm) {
-                let w = self.l2_walk_guest(td, vm, gpa, level);
+                let w = self.l2_walk_guest(td, vm, gpa, level)?;
                 if w.level != level {
                     return Self::unfailing(self.fatal());
                 }
@@ -77,7 +76,7 @@ impl<M: Machine> Module<M> {
                     continue;
                 }
                 attrs[i] = wanted;
-                let w = self.l2_walk_guest(td, vm, gpa, level);
+                let w = self.l2_walk_guest(td, vm, gpa, level)?;
                 if w.level != level {
                     return Err(Stop::Status(with_l2(L2_SEPT_WALK_FAILED, vm, w.level)));
                 }

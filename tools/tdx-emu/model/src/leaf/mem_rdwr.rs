@@ -52,6 +52,7 @@ impl<M: Machine> Module<M> {
             return Err(with_op(EPT_ENTRY_STATE_INCORRECT, op::RCX));
         }
         let pa = sept::leaf_hpa(raw, gpa, w.level);
+        self.in_tdmr(pa, w.at)?;
         match self.rd_checked(td.hkid, pa) {
             Ok(v) => regs.r8 = v,
             Err(_) => return self.fatal(),

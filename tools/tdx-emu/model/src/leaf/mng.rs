@@ -79,6 +79,7 @@ impl<M: Machine> Module<M> {
         self.tdr_wr(pa, tdr::SIGNATURE, tdr::MAGIC);
         self.tdr_wr(pa, tdr::HKID, hkid);
         self.tdr_wr(pa, tdr::LIFECYCLE, lifecycle::HKID_ASSIGNED);
+        self.tdr_seal(pa);
         page.assign_keep_epoch(pt::TDR, 0);
         Ok(SUCCESS)
     }
@@ -135,6 +136,7 @@ impl<M: Machine> Module<M> {
         }
         self.tdr_wr(tdr, tdr::TDCX_PA + 8 * n, pa);
         self.tdr_wr(tdr, tdr::NUM_TDCX, n + 1);
+        self.tdr_seal(tdr);
         self.children(tdr, 1);
         page.assign_keep_epoch(pt::TDCX, tdr);
         Ok(SUCCESS)

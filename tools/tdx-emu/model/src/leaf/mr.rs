@@ -44,6 +44,7 @@ impl<M: Machine> Module<M> {
             return Err(EPT_ENTRY_NOT_PRESENT);
         }
         let pa = sept::leaf_hpa(w.raw, gpa, w.level);
+        self.in_tdmr(pa, w.at)?;
         for line in 0..4 {
             if self.check_line(td.hkid, pa + 64 * line).is_err() {
                 return self.fatal();

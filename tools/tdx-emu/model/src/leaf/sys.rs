@@ -40,7 +40,7 @@ impl<M: Machine> Module<M> {
         if self.g.sys_state.get() == sys_state::INIT_PENDING {
             return Err(SYS_LP_INIT_NOT_PENDING);
         }
-        if self.g.lps[lp].initialized.or(1) != 0 {
+        if self.g.lp[lp].initialized.or(1) != 0 {
             return Err(SYS_LP_INIT_DONE);
         }
         self.g.lps_initialized.add(1);
@@ -122,7 +122,7 @@ impl<M: Machine> Module<M> {
     pub(crate) fn sys_rd(&self, regs: &mut Regs, lp: usize) -> Res<u64> {
         let field = regs.rdx;
         (regs.rdx, regs.r8) = (metadata::NONE, 0);
-        if self.g.lps[lp].initialized.get() == 0 {
+        if self.g.lp[lp].initialized.get() == 0 {
             return Err(SYS_LP_INIT_NOT_DONE);
         }
         let r = self.sys_field(field);

@@ -34,7 +34,7 @@ struct Info {
 
 impl Info {
     fn end(&self) -> u64 {
-        self.base + self.size
+        self.base.saturating_add(self.size)
     }
     /// Calls `f` with every area that is not reserved.
     fn available(&self, mut f: impl FnMut(u64, u64) -> Res) -> Res {
@@ -43,10 +43,11 @@ impl Info {
             if size == 0 {
                 break;
             }
-            if self.base + off > at {
-                f(at, self.base + off - at)?;
+            let from = self.base.saturating_add(off);
+            if from > at {
+                f(at, from - at)?;
             }
-            at = self.base + off + size;
+            at = from.saturating_add(size);
         }
         if at < self.end() {
             f(at, self.end() - at)?;
@@ -56,7 +57,7 @@ impl Info {
 }
 
 fn overlap(a: (u64, u64), b: (u64, u64)) -> bool {
-    a.0 < b.0 + b.1 && b.0 < a.0 + a.1
+    a.0 < b.0.saturating_add(b.1) && b.0 < a.0.saturating_add(a.1)
 }
 
 impl<M: Machine> Module<M> {
@@ -64,7 +65,7 @@ impl<M: Machine> Module<M> {
         let (list, count, hkid) = (regs.rcx, regs.rdx, regs.r8);
         let _lock = self.sys_lock(Mode::Exclusive)?;
         if self.g.sys_state.get() != sys_state::INIT_DONE
-            || (self.g.lps_initialized.get() as usize) < self.config.lps
+            || (self.g.lps_initialized.get() as usize) < self.lps()
         {
             return Err(SYS_CONFIG_NOT_PENDING);
         }
@@ -151,7 +152,7 @@ impl<M: Machine> Module<M> {
             if *off < last {
                 return Err(details(NON_ORDERED_RESERVED_IN_TDMR, i, j, 0));
             }
-            last = off + size;
+            last = off.saturating_add(*size);
         }
         t.available(|base, size| {
             if self.config.in_cmr(base, size) {

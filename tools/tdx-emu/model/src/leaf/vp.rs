@@ -174,7 +174,7 @@ impl<M: Machine> Module<M> {
         self.flush_translations(lp, &td);
         self.vp_wr(&td, tdvpr, tdvps::ASSOC_LP, NO_LP);
         self.add(td.hkid, td.tdcs + tdcs::NUM_ASSOC, u64::MAX);
-        self.g.lps[lp].last_tdvpr.set(0);
+        self.g.lp[lp].last_tdvpr.set(0);
         Ok(SUCCESS)
     }
 

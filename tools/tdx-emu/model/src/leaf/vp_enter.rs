@@ -53,9 +53,12 @@ impl<M: Machine> Module<M> {
         }
         self.epoch_enter(lp, &td, tdvpr, fresh)?;
 
-        let me = &self.g.lps[lp];
+        let me = &self.g.lp[lp];
         me.rip_on_entry.set(self.vp_rd(&td, tdvpr, tdvps::RIP));
         let logged = self.vp_rd(&td, tdvpr, tdvps::EPF_LOGGED);
+        if logged > tdvps::EPF_LIST_SIZE {
+            return self.stray(tdvpr);
+        }
         // Held until just before the entry.
         let _tree = if logged == 0 {
             None
