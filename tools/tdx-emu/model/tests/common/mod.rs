@@ -45,6 +45,7 @@ fn copy(w: &Words) -> Words {
 pub struct Machine {
     segments: [(u64, Words); 3],
     tags: Words,
+    void: AtomicU64,
     pub interrupt: AtomicBool,
     pub pconfig: AtomicU64,
     pub tsc: AtomicU64,
@@ -64,6 +65,7 @@ impl Machine {
                 (TDMR, words(HIGH)),
             ],
             tags: words(HIGH / 64 * 8),
+            void: AtomicU64::new(0),
             interrupt: AtomicBool::new(false),
             pconfig: AtomicU64::new(0),
             tsc: AtomicU64::new(0),
@@ -92,7 +94,12 @@ impl Machine {
             .iter()
             .rfind(|s| s.0 <= pa)
             .expect("segment 0 starts at 0");
-        &w[((pa - base) / 8) as usize]
+        match w.get(((pa - base) / 8) as usize) {
+            Some(word) => word,
+            // The rest of the TDMR exists, but nobody needs its content.
+            None if (TDMR..TDMR + GIB).contains(&pa) => &self.void,
+            None => panic!("nothing at {pa:#x}"),
+        }
     }
 }
 
@@ -112,13 +119,15 @@ impl PhysMem for Machine {
         true
     }
     fn tag(&self, line: u64) -> u64 {
-        if line < TDMR {
-            return 0;
-        }
-        self.tags[((line - TDMR) / 64) as usize].load(SeqCst)
+        let index = line.checked_sub(TDMR).map(|o| (o / 64) as usize);
+        index
+            .and_then(|i| self.tags.get(i))
+            .map_or(0, |t| t.load(SeqCst))
     }
     fn set_tag(&self, line: u64, tag: u64) {
-        self.tags[((line - TDMR) / 64) as usize].store(tag, SeqCst);
+        if let Some(t) = self.tags.get(((line - TDMR) / 64) as usize) {
+            t.store(tag, SeqCst);
+        }
     }
 }
 
@@ -155,7 +164,12 @@ pub fn invalid(operand: u32) -> u64 {
 impl Vm {
     /// A READY module without TDs.
     pub fn bare() -> Self {
+        Vm::bare_with(true)
+    }
+
+    pub fn bare_with(cipher: bool) -> Self {
         let config = Config {
+            cipher,
             seamrr: (0x3F00_0000, 0x100_0000),
             ..Config::default()
         };
@@ -198,7 +212,11 @@ impl Vm {
     /// A TD that is INITIALIZED, debuggable, with two vCPUs on LP 1 and 2, and
     /// tables for GPA 0 to 2 MiB. Pages 0 to 3 are added, 4 to 7 augmented.
     pub fn building() -> Self {
-        let vm = Vm::bare();
+        Vm::building_with(true)
+    }
+
+    pub fn building_with(cipher: bool) -> Self {
+        let vm = Vm::bare_with(cipher);
         vm.create(TDR, HKID);
         for i in 0..6 {
             vm.ok(0, Regs::call(leaf::MNG_ADDCX, TDCX + 0x1000 * i, TDR));
@@ -240,7 +258,11 @@ impl Vm {
 
     /// The same TD, RUNNABLE.
     pub fn running() -> Self {
-        let vm = Vm::building();
+        Vm::running_with(true)
+    }
+
+    pub fn running_with(cipher: bool) -> Self {
+        let vm = Vm::building_with(cipher);
         vm.ok(0, Regs::call(leaf::MR_FINALIZE, TDR, 0));
         vm
     }
