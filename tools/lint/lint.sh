@@ -144,6 +144,7 @@ check_layers() {
 		-not -name tests.rs >"$OUT/layers.list"
 	[ -s "$OUT/layers.list" ] || skip "no engine and no backend in src/"
 	# A use declaration may have many lines.
+	# shellcheck disable=SC2016 # perl's variables
 	nothing xargs -a "$OUT/layers.list" perl -0777 -ne \
 		'print "$ARGV: $&\n" while /^use crate::[^;]*\b(file|control|kvm_binding|uapi|stats)\b[^;]*;/gm'
 }
