@@ -49,12 +49,14 @@ struct Slot {
 }
 
 impl Slot {
-    const NEW: Self = Slot {
-        head: Word::new(0),
-        action: Word::new(0),
-        count: Word::new(0),
-        fired: Word::new(0),
-    };
+    const fn new() -> Self {
+        Slot {
+            head: Word::new(0),
+            action: Word::new(0),
+            count: Word::new(0),
+            fired: Word::new(0),
+        }
+    }
 }
 
 /// A plan: a fixed number of rules that can be changed while calls run.
@@ -78,7 +80,7 @@ impl FaultPlan {
     #[must_use]
     pub const fn new() -> Self {
         FaultPlan {
-            slots: [const { Slot::NEW }; MAX_RULES],
+            slots: [const { Slot::new() }; MAX_RULES],
             rng: Word::new(1),
             fired: Word::new(0),
         }

@@ -38,14 +38,16 @@ pub(crate) struct Tdmr {
 }
 
 impl Tdmr {
-    const NEW: Self = Tdmr {
-        base: Word::new(0),
-        size: Word::new(0),
-        pamt: [const { Word::new(0) }; 3],
-        initialized: Word::new(0),
-        lock: Word::new(0),
-        reserved: [const { (Word::new(0), Word::new(0)) }; MAX_RESERVED],
-    };
+    const fn new() -> Self {
+        Tdmr {
+            base: Word::new(0),
+            size: Word::new(0),
+            pamt: [const { Word::new(0) }; 3],
+            initialized: Word::new(0),
+            lock: Word::new(0),
+            reserved: [const { (Word::new(0), Word::new(0)) }; MAX_RESERVED],
+        }
+    }
 }
 
 /// One KeyID.
@@ -59,11 +61,13 @@ pub(crate) struct Hkid {
 }
 
 impl Hkid {
-    const NEW: Self = Hkid {
-        state: Word::new(kot::FREE),
-        wb_pending: Word::new(0),
-        key: Word::new(0),
-    };
+    const fn new() -> Self {
+        Hkid {
+            state: Word::new(kot::FREE),
+            wb_pending: Word::new(0),
+            key: Word::new(0),
+        }
+    }
 }
 
 /// One logical processor.
@@ -83,14 +87,16 @@ pub(crate) struct Lp {
 }
 
 impl Lp {
-    const NEW: Self = Lp {
-        initialized: Word::new(0),
-        tdvpr: Word::new(0),
-        tdr: Word::new(0),
-        last_tdvpr: Word::new(0),
-        rip_on_entry: Word::new(0),
-        invepts: Word::new(0),
-    };
+    const fn new() -> Self {
+        Lp {
+            initialized: Word::new(0),
+            tdvpr: Word::new(0),
+            tdr: Word::new(0),
+            last_tdvpr: Word::new(0),
+            rip_on_entry: Word::new(0),
+            invepts: Word::new(0),
+        }
+    }
 }
 
 /// Write-back state of a package.
@@ -103,11 +109,13 @@ pub(crate) struct CacheWb {
 }
 
 impl CacheWb {
-    const NEW: Self = CacheWb {
-        lock: Word::new(0),
-        intr_point: Word::new(0),
-        covers: [const { Word::new(0) }; MAX_HKIDS / 64],
-    };
+    const fn new() -> Self {
+        CacheWb {
+            lock: Word::new(0),
+            intr_point: Word::new(0),
+            covers: [const { Word::new(0) }; MAX_HKIDS / 64],
+        }
+    }
 }
 
 /// A write to memory of a TD that did not come from the TD or the module.
@@ -170,11 +178,11 @@ impl<M: Machine> Module<M> {
                 lps_initialized: Word::new(0),
                 pkgs_keyed: Word::new(0),
                 n_tdmrs: Word::new(0),
-                tdmrs: [const { Tdmr::NEW }; MAX_TDMRS],
+                tdmrs: [const { Tdmr::new() }; MAX_TDMRS],
                 kot_lock: Word::new(0),
-                hkids: [const { Hkid::NEW }; MAX_HKIDS],
-                wb: [const { CacheWb::NEW }; MAX_PKGS],
-                lp: [const { Lp::NEW }; MAX_LPS],
+                hkids: [const { Hkid::new() }; MAX_HKIDS],
+                wb: [const { CacheWb::new() }; MAX_PKGS],
+                lp: [const { Lp::new() }; MAX_LPS],
                 dead: Word::new(0),
                 violations: Word::new(0),
                 violation_pa: Word::new(0),

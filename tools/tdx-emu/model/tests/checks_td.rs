@@ -772,4 +772,13 @@ fn fault_plan() {
     vm.m.faults.add(reloc).unwrap();
     let r = vm.relocate(0x1000, T4K);
     assert_eq!((r.rax, r.rcx, r.rdx), (busy(R8), 0, 0));
+    vm.m.faults.clear();
+    // A callback runs, and then the call is carried out.
+    vm.m.faults
+        .add(rule(When::Nth(1), Action::Callback(9)))
+        .unwrap();
+    let epoch = vm.m.td_view(TDR).epoch;
+    vm.track();
+    assert_eq!(vm.m.machine.callback.load(SeqCst), 9);
+    assert_eq!(vm.m.td_view(TDR).epoch, epoch + 1);
 }

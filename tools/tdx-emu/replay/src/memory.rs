@@ -5,6 +5,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
 
+use tdx_emu_model::log::CallRecord;
 use tdx_emu_model::{PhysMem, Platform};
 
 type Page = Rc<[u64; 512]>;
@@ -18,9 +19,14 @@ pub struct SparseMachine {
     interrupt: Cell<bool>,
     pconfig: Cell<u64>,
     rng: Cell<u64>,
+    log: RefCell<Option<Vec<CallRecord>>>,
 }
 
 impl SparseMachine {
+    /// Starts to record calls, or stops and returns them.
+    pub fn record(&self, on: bool) -> Vec<CallRecord> {
+        self.log.replace(on.then(Vec::new)).unwrap_or_default()
+    }
     /// Lets the time stamp counter jump.
     pub fn advance_tsc(&self, ticks: u64) {
         self.tsc.set(self.tsc.get().wrapping_add(ticks));
@@ -80,5 +86,10 @@ impl Platform for SparseMachine {
         let x = self.rng.get().wrapping_add(0x9E37_79B9_7F4A_7C15);
         self.rng.set(x);
         Some(x ^ x >> 29)
+    }
+    fn log(&self, record: &CallRecord) {
+        if let Some(log) = self.log.borrow_mut().as_mut() {
+            log.push(*record);
+        }
     }
 }

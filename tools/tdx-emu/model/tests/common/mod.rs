@@ -50,6 +50,7 @@ pub struct Machine {
     pub pconfig: AtomicU64,
     pub tsc: AtomicU64,
     pub flushed: AtomicU64,
+    pub callback: AtomicU64,
     /// Cached translations: (LP, GPA page) to (page, writable).
     pub tlb: Mutex<HashMap<(usize, u64), (u64, bool)>>,
     /// Called before every access; for interleaving tests.
@@ -70,6 +71,7 @@ impl Machine {
             pconfig: AtomicU64::new(0),
             tsc: AtomicU64::new(0),
             flushed: AtomicU64::new(0),
+            callback: AtomicU64::new(0),
             tlb: Mutex::default(),
             step: None,
         }
@@ -143,6 +145,9 @@ impl Platform for Machine {
     }
     fn flush_page(&self, _pa: u64, _hkid: u16) {
         self.flushed.fetch_add(1, SeqCst);
+    }
+    fn fault_callback(&self, _lp: usize, _leaf: u16, id: u32) {
+        self.callback.store(id.into(), SeqCst);
     }
     fn invept(&self, lp: usize, _eptp: u64) {
         self.tlb.lock().unwrap().retain(|k, _| k.0 != lp);
