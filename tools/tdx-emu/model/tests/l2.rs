@@ -168,7 +168,7 @@ fn l2_tables() {
     let r = vm.ok(0, exists);
     assert_eq!(
         (r.r8, r.r9),
-        (T4K | 1 << 63, POOL + 0x9000 | 1 << 63),
+        (T4K | 1 << 63, (POOL + 0x9000) | (1 << 63)),
         "not used"
     );
     let again = v1(3, 1, TDR, [NONE, POOL + 0x9000, NONE, NONE]);
