@@ -91,6 +91,14 @@ check_rustdoc_tools() {
 	RUSTDOCFLAGS='-D warnings' cargo_tools doc --workspace --no-deps
 }
 
+check_model() {
+	cd "$TOP/tools/tdx-emu" || return 1
+	local target=(--target-dir "$BUILD/cargo-model")
+	cargo fmt --all --check &&
+		cargo clippy --locked "${target[@]}" --workspace --all-targets -- -D warnings &&
+		RUSTDOCFLAGS='-D warnings' cargo doc --locked "${target[@]}" --workspace --no-deps
+}
+
 check_checkpatch() {
 	# It judges by the place in a kernel tree, so by the relative path.
 	cd "$TOP" || return 1
@@ -170,7 +178,7 @@ check_no_machine_paths() {
 
 CHECKS=(
 	rustfmt_module rustfmt_tools module_warnings module_rustdoc clippy_tools rustdoc_tools
-	checkpatch patches shellcheck uapi_header no_unsafe layers file_length no_machine_paths
+	model checkpatch patches shellcheck uapi_header no_unsafe layers file_length no_machine_paths
 )
 
 "$TOP/tools/build/provision.sh"

@@ -26,9 +26,16 @@ suite() {
 	echo "<<< suite $name: exit $status, $((SECONDS - start)) s"
 }
 
+# The model of a TDX module is a workspace of its own; its tests replay what the
+# real module answered.
+model_tests() {
+	(cd "$TOP/tools/tdx-emu" && cargo test --locked --quiet --workspace --target-dir "$BUILD/cargo-model")
+}
+
 host_tests() {
 	suite "harness" python3 -m unittest discover -s "$TOP/tools/vm/tests"
 	suite "cargo test" cargo_tools test --quiet --workspace
+	suite "TDX model" model_tests
 }
 
 machine() {

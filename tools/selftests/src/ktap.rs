@@ -66,6 +66,15 @@ fn matches(name: &str, filters: &[String]) -> bool {
     filters.is_empty() || filters.iter().any(|f| name.contains(f.as_str()))
 }
 
+/// How often a case starts again after [`lost_vcpu`].
+const REPEATS: usize = 2;
+
+/// Whether the emulated processor has lost a nested guest's vCPU, a known and
+/// unexplained issue (see testing.rst) that says nothing about the case.
+fn lost_vcpu(why: &str) -> bool {
+    why.contains("Shutdown") || why.contains("a vCPU ended while it raced")
+}
+
 fn run_case(case: &Case, messages: &Mutex<Vec<String>>) -> Outcome {
     messages.lock().unwrap().clear();
     let end = catch_unwind(AssertUnwindSafe(case.run));
@@ -110,7 +119,17 @@ pub fn main(cases: &[Case]) -> ExitCode {
         let number = i + 1;
         watch(number, case.name, &running);
         let start = Instant::now();
-        let outcome = run_case(case, &messages);
+        let mut outcome = run_case(case, &messages);
+        for _ in 0..REPEATS {
+            match &outcome {
+                Outcome::Failed(why) if lost_vcpu(why) => {
+                    note(why);
+                    note("KNOWN ISSUE nested-shutdown (testing.rst): the case starts again");
+                    outcome = run_case(case, &messages);
+                }
+                _ => break,
+            }
+        }
         running.store(0, Ordering::SeqCst);
         failed += usize::from(matches!(outcome, Outcome::Failed(_)));
         let took = start.elapsed();
