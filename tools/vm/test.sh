@@ -28,6 +28,7 @@ suite() {
 
 # The model of a TDX module is a workspace of its own; its tests replay what the
 # real module answered.
+# shellcheck disable=SC2317 # called by suite
 model_tests() {
 	(cd "$TOP/tools/tdx-emu" && cargo test --locked --quiet --workspace --target-dir "$BUILD/cargo-model")
 }
