@@ -10,7 +10,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use privmemctl::memory::MemoryMap;
-use privmemfd_ioctls::{Device, Error, Mobility, MoveError, Options, PrivMemFd};
+use privmemfd_ioctls::{Device, Error, Mobility, MoveError, Options, PrivMemFd, Zone};
 use vmm::guest::{ONCE, VERIFY, WRITE};
 use vmm::layout::PRIVATE_BASE;
 use vmm::{Crew, Exit, Job, Progress, Vcpu, Vm, VmType};
@@ -85,6 +85,22 @@ pub fn file(size: u64, mobility: Mobility) -> PrivMemFd {
 /// A movable file.
 pub fn movable(size: u64) -> PrivMemFd {
     file(size, Mobility::Movable)
+}
+
+/// A movable file on a node whose ZONE_MOVABLE has memory; the first node's may
+/// be taken by what the kernel itself needs. Skips where there is none.
+pub fn in_movable_zone(size: u64) -> PrivMemFd {
+    for node in MemoryMap::read().map(|m| m.nodes()).unwrap_or_default() {
+        let options = Options::new(Mobility::Movable).node(node);
+        let fd = device().create(size, options).unwrap();
+        fd.allocate(0..size).unwrap();
+        let placed = fd.stat().unwrap().in_zone(Zone::Movable);
+        fd.punch_hole(0..size).unwrap();
+        if placed > 0 {
+            return fd;
+        }
+    }
+    skip("no ZONE_MOVABLE (boot with movablecore=)");
 }
 
 /// A seed that differs from run to run; printed.

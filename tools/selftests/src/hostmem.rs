@@ -88,6 +88,11 @@ impl Mover {
         }
     }
 
+    /// How many pages it has moved on request.
+    pub fn moved(&self) -> u64 {
+        self.moved.load(Ordering::Relaxed)
+    }
+
     /// Ends it; returns how many pages it moved on request.
     pub fn end(mut self) -> u64 {
         self.stop.store(true, Ordering::Relaxed);

@@ -172,6 +172,8 @@ fn vm_destruction() {
         let _ = crew.stop();
         drop(guest);
     });
+    // On a slow machine it may not have had its turn yet; the pages are there.
+    wait_for(PATIENCE, || mover.moved() > 0);
     report("made and destroyed a VM", count, mover.end());
 }
 
