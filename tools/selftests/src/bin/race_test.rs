@@ -167,7 +167,7 @@ fn vm_destruction() {
         let mut guest = Guest::new(&fd, 2);
         guest.job.flags |= ANY_ROUND | ALLOW_ZERO;
         let crew = guest.run();
-        std::thread::sleep(Duration::from_millis(20));
+        wait_for(PATIENCE, || crew.progress().written > 0);
         // Every guest has its own seed: what the last one left is foreign.
         let _ = crew.stop();
         drop(guest);
