@@ -72,7 +72,7 @@ const REPEATS: usize = 2;
 /// Whether the emulated processor has lost a nested guest's vCPU, a known and
 /// unexplained issue (see testing.rst) that says nothing about the case.
 fn lost_vcpu(why: &str) -> bool {
-    why.contains("Shutdown") || why.contains("a vCPU ended while it raced")
+    why.contains("Shutdown")
 }
 
 fn run_case(case: &Case, messages: &Mutex<Vec<String>>) -> Outcome {
