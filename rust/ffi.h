@@ -13,6 +13,7 @@
 #include <linux/kvm_gmem_provider.h>
 #include <linux/mm.h>
 #include <linux/pagemap.h>
+#include <linux/privmemfd_host.h>
 #include <linux/folio_batch.h>
 #include <uapi/linux/privmemfd.h>
 
@@ -32,6 +33,17 @@ const gfp_t PRIVMEMFD_GFP_THISNODE = __GFP_THISNODE | __GFP_NOWARN |
 struct privmemfd_migrate_hook {
 	int (*migrate)(struct address_space *mapping, struct folio *dst,
 		       struct folio *src);
+};
+
+/* Registers of a SEAMCALL. */
+struct privmemfd_seamcall {
+	u64 leaf;
+	u64 rcx;
+	u64 rdx;
+	u64 r8;
+	u64 r9;
+	u64 r10;
+	u64 r11;
 };
 
 /* helpers/capability.c */
@@ -63,6 +75,15 @@ int privmemfd_helper_kvm_relocate(const struct kvm_gmem_host_ops *host,
 				  struct kvm_gmem_move *moves, unsigned int nr);
 void privmemfd_helper_kvm_gmem_bindings_init(struct kvm_gmem_bindings *bindings);
 
+void privmemfd_helper_td_kick(const struct kvm_gmem_td *td);
+void privmemfd_helper_td_hold(const struct kvm_gmem_td *td);
+void privmemfd_helper_td_release(const struct kvm_gmem_td *td);
+
+/* kvm.rs, for helpers/kvm.c */
+int privmemfd_rust_register_host(const struct kvm_gmem_host_ops *host,
+				 const struct kvm_gmem_provider_ops **ops);
+void privmemfd_rust_unregister_host(const struct kvm_gmem_host_ops *host);
+
 /* helpers/mm.c */
 void privmemfd_helper_clear_folio(struct folio *folio);
 void privmemfd_helper_cond_resched(void);
@@ -88,6 +109,8 @@ int privmemfd_helper_folio_nid(const struct folio *folio);
 struct address_space *privmemfd_helper_folio_mapping(const struct folio *folio);
 unsigned long privmemfd_helper_folio_pfn(const struct folio *folio);
 void privmemfd_helper_folio_put(struct folio *folio);
+void privmemfd_helper_folio_quarantine(struct folio *folio);
+bool privmemfd_helper_folio_test_quarantined(const struct folio *folio);
 bool privmemfd_helper_folio_test_hwpoison(const struct folio *folio);
 bool privmemfd_helper_folio_test_uptodate(const struct folio *folio);
 unsigned int privmemfd_helper_folio_zonenum(const struct folio *folio);
@@ -96,14 +119,19 @@ void privmemfd_helper_mapping_set_inaccessible(struct address_space *mapping);
 void privmemfd_helper_mapping_set_unevictable(struct address_space *mapping);
 bool privmemfd_helper_node_online(int nid);
 
+/* helpers/tdx.c */
+void privmemfd_helper_flush_folio(struct folio *folio);
+void privmemfd_helper_reset_folio(struct folio *folio);
+u64 privmemfd_helper_seamcall(struct privmemfd_seamcall *regs);
+u64 privmemfd_helper_with_keyid(u64 hpa, u16 hkid);
+
 /* helpers/trace.c */
 void privmemfd_helper_trace_create(u64 ino, u64 size, u64 flags, int node);
 void privmemfd_helper_trace_bind(u64 ino, const void *vm, pgoff_t start, pgoff_t nr);
 void privmemfd_helper_trace_unbind(u64 ino, const void *vm, pgoff_t start, pgoff_t nr);
 bool privmemfd_helper_trace_relocate_enabled(void);
 void privmemfd_helper_trace_relocate_begin(u64 ino, pgoff_t index, unsigned long from,
-					   unsigned long to, unsigned int cause,
-					   unsigned int backend);
+					   unsigned long to, unsigned int cause);
 void privmemfd_helper_trace_relocate_end(u64 ino, pgoff_t index, unsigned int cause,
 					 unsigned int backend, int result,
 					 unsigned int refusal, u64 ns);

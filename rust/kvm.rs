@@ -2,49 +2,50 @@
 
 //! KVM's interface for providers of guest-private memory.
 //!
-//! [`Kvm`] is the connection: one static per module. It is made when KVM with the provider
-//! interface is there, and absent otherwise; without it no file is ever bound, and everything
-//! that asks KVM to keep guests off a page has nothing to do.
+//! [`KVM`] is the connection. It is made when KVM with the provider interface is there, and absent
+//! otherwise; without it no file is ever bound, and everything that asks KVM to keep guests off a
+//! page has nothing to do. One other part of the kernel may play KVM's role beside it, see
+//! `include/linux/privmemfd_host.h`.
 //!
 //! The bindings of a file change only under its `invalidate_lock` held exclusive; every function
 //! here that looks at them asks for a guard as proof that they are stable.
 //!
-//! C header: `include/linux/kvm_gmem_provider.h`
+//! C headers: `include/linux/kvm_gmem_provider.h`, `include/linux/privmemfd_host.h`
+
+mod moves;
+mod provider;
+mod td;
+
+pub use moves::{
+    GfnMove,
+    Move,
+    Progress, //
+};
+pub use provider::{
+    Provider,
+    ProviderTable,
+    TdLost, //
+};
+pub use td::Td;
 
 use crate::{
     ffi,
-    fs::private_file::{
-        Attached,
-        FileTables,
-        PrivateFile, //
-    },
-    mm::{
-        folio::{
-            Locked,
-            LockedFolio, //
-        },
-        mapping::Held, //
+    fs::private_file::Attached,
+    mm::mapping::Held,
+    slot::{
+        InUse,
+        Slot, //
     }, //
 };
-use core::{
-    marker::PhantomData,
-    ops::Range, //
-};
+use core::ops::Range;
 use kernel::{
     bindings,
-    error::{
-        to_result, //
-    },
-    fs::File,
-    module::this_module,
+    error::to_result,
     prelude::*,
-    sync::{
-        aref::ARef,
-        atomic::{
-            Acquire,
-            Atomic,
-            Relaxed, //
-        }, //
+    sync::atomic::{
+        Acquire,
+        Atomic,
+        Release, //
     },
     types::Opaque,
     warn_on, //
@@ -96,134 +97,6 @@ impl Bindings {
     }
 }
 
-/// What a module does for KVM.
-#[vtable]
-pub trait Provider: PrivateFile {
-    /// The file's bindings.
-    fn bindings(&self) -> &Bindings;
-
-    /// The folio at page offset `index`, allocated if need be.
-    ///
-    /// May sleep; `vcpu->mutex` and a read side of `kvm->srcu`, or the `invalidate_lock`
-    /// exclusive, may be held. Errors reach the VMM by `KVM_EXIT_MEMORY_FAULT`.
-    fn get_folio(file: &Attached<Self>, index: usize) -> Result<LockedFolio>;
-
-    /// A new file for `KVM_CREATE_GUEST_MEMFD`. May sleep.
-    fn create_for_kvm(size: u64) -> Result<ARef<File>>;
-
-    /// Whether all private memory of VMs shall come from here. Any context.
-    fn serves_private() -> bool;
-
-    /// The pages now back a memslot. The `invalidate_lock` is held exclusive.
-    fn bound(file: &Attached<Self>, vm: VmId, pages: Range<usize>);
-
-    /// The opposite of [`Provider::bound`].
-    fn unbound(file: &Attached<Self>, vm: VmId, pages: Range<usize>);
-}
-
-/// The C function table of a [`Provider`]. To be put into a `static`.
-pub struct ProviderTable<T> {
-    ops: ffi::kvm_gmem_provider_ops,
-    _t: PhantomData<fn(T)>,
-}
-
-// SAFETY: The table is never written.
-unsafe impl<T> Sync for ProviderTable<T> {}
-
-impl<T: Provider> ProviderTable<T> {
-    /// The table for `T`, whose files have `tables`.
-    pub const fn new(tables: &'static FileTables<T>) -> Self {
-        Self {
-            ops: ffi::kvm_gmem_provider_ops {
-                size: size_of::<ffi::kvm_gmem_provider_ops>(),
-                bindings_size: size_of::<ffi::kvm_gmem_bindings>(),
-                owner: this_module::<<T as Provider>::OwnerModule>().as_ptr(),
-                fops: &raw const tables.file,
-                bindings: Some(Self::bindings),
-                get_folio: Some(Self::get_folio),
-                create: Some(Self::create),
-                serves_private: Some(Self::serves_private),
-                bound: Some(Self::bound),
-                unbound: Some(Self::unbound),
-            },
-            _t: PhantomData,
-        }
-    }
-
-    /// # Safety
-    ///
-    /// `file` is a file of `T` with a reference during the call.
-    unsafe extern "C" fn bindings(file: *mut bindings::file) -> *mut ffi::kvm_gmem_bindings {
-        // SAFETY: By the caller's promise.
-        unsafe { Attached::<T>::from_file(file) }
-            .object()
-            .bindings()
-            .inner
-            .get()
-    }
-
-    /// # Safety
-    ///
-    /// `file` is a file of `T` with a reference during the call.
-    unsafe extern "C" fn get_folio(
-        file: *mut bindings::file,
-        index: usize,
-    ) -> *mut bindings::folio {
-        // SAFETY: By the caller's promise.
-        let file = unsafe { Attached::<T>::from_file(file) };
-        match T::get_folio(file, index) {
-            Ok(folio) => folio.into_raw(),
-            Err(e) => e.to_ptr(),
-        }
-    }
-
-    /// # Safety
-    ///
-    /// None; the signature is C's.
-    unsafe extern "C" fn create(size: bindings::loff_t) -> *mut bindings::file {
-        let size = u64::try_from(size).map_err(|_| EINVAL);
-        match size.and_then(T::create_for_kvm) {
-            Ok(file) => ARef::into_raw(file).as_ptr().cast(),
-            Err(e) => e.to_ptr(),
-        }
-    }
-
-    /// # Safety
-    ///
-    /// None; the signature is C's.
-    unsafe extern "C" fn serves_private() -> bool {
-        T::serves_private()
-    }
-
-    /// # Safety
-    ///
-    /// `file` is a file of `T` with a reference during the call.
-    unsafe extern "C" fn bound(
-        file: *mut bindings::file,
-        vm: *const ffi::kvm,
-        start: usize,
-        nr_pages: usize,
-    ) {
-        // SAFETY: By the caller's promise.
-        let file = unsafe { Attached::<T>::from_file(file) };
-        T::bound(file, VmId(vm), start..start + nr_pages);
-    }
-
-    /// # Safety
-    ///
-    /// `file` is a file of `T` with a reference during the call.
-    unsafe extern "C" fn unbound(
-        file: *mut bindings::file,
-        vm: *const ffi::kvm,
-        start: usize,
-        nr_pages: usize,
-    ) {
-        // SAFETY: By the caller's promise.
-        let file = unsafe { Attached::<T>::from_file(file) };
-        T::unbound(file, VmId(vm), start..start + nr_pages);
-    }
-}
-
 /// Why there is no connection to KVM.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub enum NotConnected {
@@ -239,33 +112,41 @@ const REGISTER: &CStr = c"kvm_gmem_register_provider";
 /// Exported by every kvm.ko.
 const ANY_KVM: &CStr = c"kvm_get_kvm";
 
-/// The connection to KVM. To be put into a `static`.
+/// The connection to KVM.
+pub static KVM: Kvm = Kvm {
+    kvm: Slot::new(),
+    other: Slot::new(),
+    provider: Atomic::new(core::ptr::null_mut()),
+};
+
+/// Those who keep guests off pages.
 pub struct Kvm {
-    /// KVM's table, null while there is no connection.
-    host: Atomic<*mut ffi::kvm_gmem_host_ops>,
+    /// KVM.
+    kvm: Slot<ffi::kvm_gmem_host_ops>,
+    /// The one that plays KVM's role beside it.
+    other: Slot<ffi::kvm_gmem_host_ops>,
+    /// What they call; null until the module offers it.
+    provider: Atomic<*mut ffi::kvm_gmem_provider_ops>,
 }
 
-impl Default for Kvm {
-    fn default() -> Self {
-        Self::new()
-    }
-}
+type Hosts<'a> = [Option<InUse<'a, ffi::kvm_gmem_host_ops>>; 2];
 
 impl Kvm {
-    /// No connection.
-    pub const fn new() -> Self {
-        Self {
-            host: Atomic::new(core::ptr::null_mut()),
-        }
+    /// KVM is the first.
+    fn hosts(&self) -> Hosts<'_> {
+        [self.kvm.get(), self.other.get()]
     }
 
     /// Offers the files of `T` to KVM. May sleep.
     ///
-    /// Pins kvm.ko until the returned object is dropped. There must be no connection yet.
+    /// Pins kvm.ko until the returned object is dropped. There must be no connection yet. Also
+    /// without KVM, the files are on offer for the other host.
     pub fn connect<T: Provider>(
         &'static self,
         table: &'static ProviderTable<T>,
     ) -> Result<Connection<T>, NotConnected> {
+        self.provider
+            .store((&raw const table.ops).cast_mut(), Release);
         // SAFETY: The name is a C string.
         let symbol = unsafe { bindings::__symbol_get(REGISTER.as_char_ptr()) };
         if symbol.is_null() {
@@ -277,7 +158,7 @@ impl Kvm {
             unsafe { bindings::__symbol_put(ANY_KVM.as_char_ptr()) };
             return Err(NotConnected::NoInterface);
         }
-        let host = self.host.as_ptr().cast();
+        let host = self.kvm.as_ptr().cast();
         // SAFETY: The symbol is the function of that name; the table and the place for KVM's table
         // are static. KVM fills the latter before it uses the former.
         to_result(unsafe { ffi::privmemfd_helper_kvm_register(symbol, &table.ops, host) })
@@ -294,22 +175,23 @@ impl Kvm {
     /// `held` is the lock of the file's mapping; anything else is a bug of the caller, which is
     /// reported, and nothing is unmapped.
     pub fn invalidate<'a, T: Provider>(
-        &self,
+        &'a self,
         file: &'a Attached<T>,
         pages: Range<usize>,
         held: &'a impl Held,
     ) -> Invalidation<'a> {
         let bindings = file.object().bindings();
-        let mut host = self.host.load(Acquire);
-        if warn_on!(!core::ptr::eq(held.mapping(), file.mapping())) {
-            host = core::ptr::null_mut();
-        }
-        if !host.is_null() {
-            // SAFETY: KVM's table is valid until disconnection, which is when no file exists; the
-            // guard keeps the bindings stable for all of 'a.
+        let hosts = if warn_on!(!core::ptr::eq(held.mapping(), file.mapping())) {
+            [None, None]
+        } else {
+            self.hosts()
+        };
+        for host in hosts.iter().flatten() {
+            // SAFETY: The table is valid while it is in use; the guard keeps the bindings stable
+            // for all of 'a.
             unsafe {
                 ffi::privmemfd_helper_kvm_invalidate_start(
-                    host,
+                    host.as_ptr(),
                     bindings.inner.get(),
                     pages.start,
                     pages.end,
@@ -317,7 +199,7 @@ impl Kvm {
             };
         }
         Invalidation {
-            host,
+            hosts,
             bindings,
             pages,
         }
@@ -338,7 +220,6 @@ impl Kvm {
         held: &impl Held,
     ) -> Result {
         let mapping = file.mapping();
-        let host = self.host.load(Acquire);
         if warn_on!(
             !core::ptr::eq(held.mapping(), mapping)
                 || moves
@@ -347,107 +228,40 @@ impl Kvm {
         ) {
             return Err(EINVAL);
         }
-        if host.is_null() {
-            // No VM can be bound: the moves are born as KVM_GMEM_MOVE_COPY.
-            return Ok(());
-        }
         let nr = u32::try_from(moves.len())?;
-        // SAFETY: KVM's table is valid until disconnection, which is when no file exists; the
-        // guard keeps the bindings stable; `Move` is transparent, so this is an array of `nr`
-        // moves whose folios are locked by their type.
-        to_result(unsafe {
-            ffi::privmemfd_helper_kvm_relocate(
-                host,
-                file.object().bindings().inner.get(),
-                moves.as_mut_ptr().cast(),
-                nr,
-            )
-        })
-    }
-}
-
-/// How far KVM has brought a [`Move`].
-#[derive(Copy, Clone, PartialEq, Eq, Debug)]
-pub enum Progress {
-    /// Guests are kept off `src`; the content is still there.
-    Quiesced,
-    /// The content is in `dst`, and guests use it there.
-    Moved,
-}
-
-/// One folio on its way, for [`Kvm::relocate`].
-///
-/// # Invariants
-///
-/// `src` and `dst` are borrowed for `'a`.
-#[repr(transparent)]
-pub struct Move<'a>(ffi::kvm_gmem_move, PhantomData<&'a Locked>);
-
-impl<'a> Move<'a> {
-    /// `src` is to make room for `dst`.
-    pub fn new(src: &'a Locked, dst: &'a Locked) -> Self {
-        Self(
-            ffi::kvm_gmem_move {
-                index: src.index(),
-                src: src.as_ptr(),
-                dst: dst.as_ptr(),
-                result: ffi::KVM_GMEM_MOVE_COPY as i32,
-            },
-            PhantomData,
-        )
-    }
-
-    /// The folio that is to make room.
-    pub fn src(&self) -> &'a Locked {
-        // SAFETY: new() had it from a `&'a Locked`, and KVM does not change it.
-        unsafe { Locked::from_raw(self.0.src) }
-    }
-
-    /// The folio that is to take its place.
-    pub fn dst(&self) -> &'a Locked {
-        // SAFETY: new() had it from a `&'a Locked`, and KVM does not change it.
-        unsafe { Locked::from_raw(self.0.dst) }
-    }
-
-    /// How far KVM has brought it.
-    ///
-    /// # Errors
-    ///
-    /// KVM could not do it; nothing has changed for this folio.
-    pub fn progress(&self) -> Result<Progress> {
-        to_result(self.0.result)?;
-        Ok(if self.0.result == ffi::KVM_GMEM_MOVE_DONE as i32 {
-            Progress::Moved
-        } else {
-            Progress::Quiesced
-        })
-    }
-}
-
-/// Speaks for KVM.
-#[cfg(CONFIG_KUNIT = "y")]
-impl Move<'_> {
-    /// Sets the `result` of `struct kvm_gmem_move`.
-    pub fn test_set_result(&mut self, result: i32) {
-        self.0.result = result;
+        // With no host, no VM can be bound: the moves are born as KVM_GMEM_MOVE_COPY.
+        for host in self.hosts().iter().flatten() {
+            // SAFETY: The table is valid while it is in use; the guard keeps the bindings stable;
+            // `Move` is transparent, so this is an array of `nr` moves whose folios are locked by
+            // their type.
+            to_result(unsafe {
+                ffi::privmemfd_helper_kvm_relocate(
+                    host.as_ptr(),
+                    file.object().bindings().inner.get(),
+                    moves.as_mut_ptr().cast(),
+                    nr,
+                )
+            })?;
+        }
+        Ok(())
     }
 }
 
 /// A range that no VM maps, until this is dropped.
 #[must_use = "guests map the pages again at once when this is not used"]
 pub struct Invalidation<'a> {
-    host: *mut ffi::kvm_gmem_host_ops,
+    hosts: Hosts<'a>,
     bindings: &'a Bindings,
     pages: Range<usize>,
 }
 
 impl Drop for Invalidation<'_> {
     fn drop(&mut self) {
-        if !self.host.is_null() {
+        for host in self.hosts.iter().rev().flatten() {
             // SAFETY: As for the start, and the same range.
             unsafe {
                 ffi::privmemfd_helper_kvm_invalidate_end(
-                    self.host,
+                    host.as_ptr(),
                     self.bindings.inner.get(),
                     self.pages.start,
                     self.pages.end,
@@ -465,12 +279,50 @@ pub struct Connection<T: 'static> {
 
 impl<T> Drop for Connection<T> {
     fn drop(&mut self) {
-        let host = self.kvm.host.load(Relaxed);
-        self.kvm.host.store(core::ptr::null_mut(), Relaxed);
+        let host = self.kvm.kvm.take();
         // SAFETY: The table is the one that was registered. Files pin the module, and a connection
         // lives as long as the module, so no file exists.
         unsafe { ffi::privmemfd_helper_kvm_unregister(host, &self.table.ops) };
         // SAFETY: The symbol was got by connect().
         unsafe { bindings::__symbol_put(REGISTER.as_char_ptr()) };
     }
+}
+
+/// `privmemfd_register_host()`.
+///
+/// # Safety
+///
+/// `host` is valid until it is unregistered, `ops` can be written.
+#[no_mangle]
+unsafe extern "C" fn privmemfd_rust_register_host(
+    host: *const ffi::kvm_gmem_host_ops,
+    ops: *mut *const ffi::kvm_gmem_provider_ops,
+) -> kernel::ffi::c_int {
+    // SAFETY: `host` is valid by the caller's promise.
+    let complete = unsafe {
+        (*host).size == size_of::<ffi::kvm_gmem_host_ops>()
+            && (*host).invalidate_start.is_some()
+            && (*host).invalidate_end.is_some()
+            && (*host).relocate.is_some()
+    };
+    let provider = KVM.provider.load(Acquire);
+    if !complete || provider.is_null() {
+        return EINVAL.to_errno();
+    }
+    // SAFETY: By the caller's promise. Written first: the host is called from the next line on.
+    unsafe { *ops = provider };
+    match KVM.other.set(host.cast_mut()) {
+        Ok(()) => 0,
+        Err(e) => e.to_errno(),
+    }
+}
+
+/// `privmemfd_unregister_host()`.
+///
+/// # Safety
+///
+/// `host` is the one that was registered.
+#[no_mangle]
+unsafe extern "C" fn privmemfd_rust_unregister_host(host: *const ffi::kvm_gmem_host_ops) {
+    let _ = warn_on!(!core::ptr::eq(KVM.other.take(), host));
 }

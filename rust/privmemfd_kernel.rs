@@ -3,7 +3,7 @@
 //! What the `kernel` crate lacks for a file of guest-private memory.
 //!
 //! Folios, the page cache, files with an address space of their own, KVM's
-//! provider interface and trace events, as safe types. All unsafe code of the
+//! provider interface, the TDX module and trace events, as safe types. All unsafe code of the
 //! module is in this crate; it knows the kernel, but nothing of the policy of
 //! the module, which is the crate `main` above it.
 //!
@@ -19,6 +19,8 @@ pub mod ffi;
 pub mod fs;
 pub mod kvm;
 pub mod mm;
+mod slot;
+pub mod tdx;
 pub mod trace;
 pub mod workqueue;
 

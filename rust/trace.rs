@@ -37,19 +37,19 @@ pub fn relocate_enabled() -> bool {
 }
 
 /// A relocation starts.
-pub fn relocate_begin(ino: u64, index: usize, from: usize, to: usize, cause: u32, backend: u32) {
+pub fn relocate_begin(ino: u64, index: usize, from: usize, to: usize, cause: u32) {
     // SAFETY: Scalars only.
     unsafe {
-        ffi::privmemfd_helper_trace_relocate_begin(ino, index, from, to, cause, backend);
+        ffi::privmemfd_helper_trace_relocate_begin(ino, index, from, to, cause);
     }
 }
 
-/// A relocation has ended. `refusal` is the number of the reason, if it was refused.
+/// A relocation has ended. `backend` is the number of the one that had its turn, `refusal` the number of the reason, if it was refused.
 pub fn relocate_end(
     ino: u64,
     index: usize,
     cause: u32,
-    backend: u32,
+    backend: Option<u32>,
     result: i32,
     refusal: Option<u32>,
     ns: u64,
@@ -60,7 +60,7 @@ pub fn relocate_end(
             ino,
             index,
             cause,
-            backend,
+            backend.unwrap_or(u32::MAX),
             result,
             refusal.unwrap_or(u32::MAX),
             ns,

@@ -7,26 +7,16 @@
 //!
 //! C header: [`include/linux/workqueue.h`](srctree/include/linux/workqueue.h)
 
-use crate::mm::cond_resched;
+use crate::slot::Slot;
 use kernel::{
     alloc::AllocError,
     bindings,
     prelude::*,
-    sync::atomic::{
-        Acquire,
-        Atomic,
-        Full, //
-    },
     workqueue::Queue, //
 };
 
 /// A work queue. To be put into a `static`.
-pub struct ModuleQueue {
-    /// Null while there is none.
-    queue: Atomic<*mut bindings::workqueue_struct>,
-    /// Tasks that may be about to put work on it.
-    users: Atomic<i32>,
-}
+pub struct ModuleQueue(Slot<bindings::workqueue_struct>);
 
 impl Default for ModuleQueue {
     fn default() -> Self {
@@ -37,10 +27,7 @@ impl Default for ModuleQueue {
 impl ModuleQueue {
     /// No queue yet.
     pub const fn new() -> Self {
-        Self {
-            queue: Atomic::new(core::ptr::null_mut()),
-            users: Atomic::new(0),
-        }
+        Self(Slot::new())
     }
 
     /// Makes the queue, until the returned object is dropped. May sleep.
@@ -61,15 +48,10 @@ impl ModuleQueue {
         if queue.is_null() {
             return Err(ENOMEM);
         }
-        if self
-            .queue
-            .cmpxchg(core::ptr::null_mut(), queue, Full)
-            .is_err()
-        {
+        self.0.set(queue).inspect_err(|_| {
             // SAFETY: The queue was made above, and nobody else knows it.
             unsafe { bindings::destroy_workqueue(queue) };
-            return Err(EBUSY);
-        }
+        })?;
         Ok(Started(self))
     }
 
@@ -83,17 +65,9 @@ impl ModuleQueue {
         flags: kernel::alloc::Flags,
         f: F,
     ) -> Result<(), AllocError> {
-        // Fully ordered, as is the other side: either this task is seen there, or null here.
-        let _ = self.users.fetch_add(1, Full);
-        let queue = self.queue.load(Acquire);
-        let result = if queue.is_null() {
-            Err(AllocError)
-        } else {
-            // SAFETY: The queue is not destroyed while there are users.
-            unsafe { Queue::from_raw(queue) }.try_spawn(flags, f)
-        };
-        let _ = self.users.fetch_add(-1, Full);
-        result
+        let queue = self.0.get().ok_or(AllocError)?;
+        // SAFETY: The queue is not destroyed while it is in use.
+        unsafe { Queue::from_raw(queue.as_ptr()) }.try_spawn(flags, f)
     }
 }
 
@@ -102,10 +76,7 @@ pub struct Started(&'static ModuleQueue);
 
 impl Drop for Started {
     fn drop(&mut self) {
-        let queue = self.0.queue.xchg(core::ptr::null_mut(), Full);
-        while self.0.users.load(Acquire) != 0 {
-            cond_resched();
-        }
+        let queue = self.0 .0.take();
         // SAFETY: The queue was made by start(), is taken out only here, and no new work comes.
         unsafe { bindings::destroy_workqueue(queue) };
     }

@@ -2,9 +2,12 @@
 
 //! What brings the content of a page to another place.
 //!
-//! The engine (`relocate`) knows only the trait.
+//! The engine (`relocate`) knows only the trait. The TDX backend is no such backend: the content of
+//! its pages is not the host's to bring anywhere, so whoever keeps the guests off a page has it
+//! moved at the same time.
 
 pub(crate) mod software;
+pub(crate) mod tdx;
 
 use crate::relocate::Refusal;
 use privmemfd_kernel::mm::folio::Locked;
@@ -12,7 +15,10 @@ use privmemfd_kernel::mm::folio::Locked;
 /// Names a backend in trace events; the numbers are those of `privmemfd_backends` there.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub(crate) enum BackendId {
+    /// The host copies.
     Software = 0,
+    /// The TDX module moves the page.
+    Tdx = 1,
 }
 
 /// Moves content.

@@ -26,7 +26,6 @@ mod ioctl;
 pub(crate) use aops::start_queue;
 
 use crate::{
-    kvm_binding,
     stats::{
         Relocations,
         TOTALS, //
@@ -53,7 +52,10 @@ use privmemfd_kernel::{
         FileTables,
         PrivateFile, //
     },
-    kvm::Bindings,
+    kvm::{
+        Bindings,
+        KVM, //
+    },
     mm::{
         folio::{
             Locked,
@@ -191,5 +193,5 @@ fn keep_guests_off<'a>(
     pages: core::ops::Range<usize>,
     held: &'a impl privmemfd_kernel::mm::mapping::Held,
 ) -> privmemfd_kernel::kvm::Invalidation<'a> {
-    kvm_binding::KVM.invalidate(file, pages, held)
+    KVM.invalidate(file, pages, held)
 }

@@ -3,6 +3,7 @@
 //! Files as KVM sees them: memory for memslots, and guests to be kept off pages.
 
 use crate::{
+    backend::tdx,
     file::{
         self,
         Attachment,
@@ -22,12 +23,15 @@ use privmemfd_kernel::{
     kvm::{
         Bindings,
         Connection,
-        Kvm,
+        GfnMove,
         Move,
         NotConnected,
         Provider,
         ProviderTable,
-        VmId, //
+        Td,
+        TdLost,
+        VmId,
+        KVM, //
     },
     mm::{
         folio::LockedFolio,
@@ -39,9 +43,6 @@ use privmemfd_kernel::{
     },
     trace, //
 };
-
-/// The connection to KVM.
-pub(crate) static KVM: Kvm = Kvm::new();
 
 static PROVIDER: ProviderTable<PrivMem> = ProviderTable::new(file::tables());
 
@@ -89,6 +90,10 @@ impl Provider for PrivMem {
 
     fn serves_private() -> bool {
         module_parameters::serve_all.value()
+    }
+
+    fn relocate_td(td: &Td, moves: &mut [GfnMove<'_>]) -> Result<(), TdLost> {
+        tdx::relocate(td, moves)
     }
 
     fn bound(file: &Attachment, vm: VmId, pages: Range<usize>) {

@@ -143,19 +143,20 @@ impl<'p, 'a> Plan<'p, 'a> {
         mut ended: impl FnMut(usize, Result<(), Refusal>),
     ) {
         let ino = held.mapping().ino();
-        let log = Log::begin(ino, self.moves, self.cause, backend_id(backend));
+        let log = Log::begin(ino, self.moves, self.cause);
         let cause = self.cause;
 
         match self.quiesce(guests, held) {
             Ok(quiesced) => quiesced.for_each(|nr, page| {
+                let by = page.as_ref().ok().map(|page| page.moved_by(backend));
                 let outcome = page
                     .and_then(|page| page.transfer(backend))
                     .map(|page| page.commit(held, cause));
-                log.end(nr.index, outcome);
+                log.end(nr.index, by, outcome);
                 ended(nr.position, outcome);
             }),
             Err(refused) => refused.for_each(|nr, reason| {
-                log.end(nr.index, Err(reason));
+                log.end(nr.index, None, Err(reason));
                 ended(nr.position, Err(reason));
             }),
         }
@@ -171,10 +172,6 @@ impl<'p, 'a> Plan<'p, 'a> {
             Err(e) => Err(Refused(self.moves, guest_refusal(e))),
         }
     }
-}
-
-fn backend_id<B: Backend>(_: &B) -> BackendId {
-    B::ID
 }
 
 fn guest_refusal(e: Error) -> Refusal {
@@ -234,6 +231,13 @@ struct Quiesced<'a> {
 }
 
 impl<'a> Quiesced<'a> {
+    fn moved_by<B: Backend>(&self, _: &B) -> BackendId {
+        match self.progress {
+            Progress::Moved => BackendId::Tdx,
+            Progress::Quiesced => B::ID,
+        }
+    }
+
     fn transfer(self, backend: &impl Backend) -> Result<Moved<'a>, Refusal> {
         let erase = match self.progress {
             // The hardware has moved it, and erasing would destroy the only copy.
@@ -293,29 +297,22 @@ impl Drop for EraseOnDrop<'_> {
 struct Log {
     ino: u64,
     cause: Cause,
-    backend: BackendId,
     start: Option<Instant<Monotonic>>,
 }
 
 impl Log {
-    fn begin(ino: u64, moves: &[Move<'_>], cause: Cause, backend: BackendId) -> Self {
+    fn begin(ino: u64, moves: &[Move<'_>], cause: Cause) -> Self {
         let start = trace::relocate_enabled().then(Instant::now);
         if start.is_some() {
             for mv in moves {
                 let (src, dst) = (mv.src(), mv.dst());
-                let (cause, backend) = (cause as u32, backend as u32);
-                trace::relocate_begin(ino, src.index(), src.pfn(), dst.pfn(), cause, backend);
+                trace::relocate_begin(ino, src.index(), src.pfn(), dst.pfn(), cause as u32);
             }
         }
-        Self {
-            ino,
-            cause,
-            backend,
-            start,
-        }
+        Self { ino, cause, start }
     }
 
-    fn end(&self, index: usize, outcome: Result<(), Refusal>) {
+    fn end(&self, index: usize, by: Option<BackendId>, outcome: Result<(), Refusal>) {
         let Some(start) = self.start else { return };
         let ns = u64::try_from(start.elapsed().as_nanos()).unwrap_or(0);
         let result = match outcome {
@@ -326,7 +323,7 @@ impl Log {
             self.ino,
             index,
             self.cause as u32,
-            self.backend as u32,
+            by.map(|backend| backend as u32),
             result,
             outcome.err().map(|reason| reason as u32),
             ns,

@@ -16,6 +16,7 @@ use kernel::{
         Relaxed, //
     }, //
 };
+use privmemfd_kernel::tdx::Leaf;
 
 /// A number that rises.
 pub(crate) struct Counter(Atomic<u64>);
@@ -75,6 +76,52 @@ pub(crate) struct Totals {
     /// Pages that failed, see `file::aops`.
     pub(crate) pages_poisoned: Counter,
     pub(crate) relocations: Relocations,
+    pub(crate) tdx: Tdx,
+}
+
+/// What the TDX backend has done.
+pub(crate) struct Tdx {
+    /// Pages of `relocations` that the TDX module has moved.
+    pub(crate) relocated: Counter,
+    /// vCPUs were made to leave the guest.
+    pub(crate) kicks: Counter,
+    /// They were kept outside as well.
+    pub(crate) holds: Counter,
+    /// Pages that were given back to the guest where they were.
+    pub(crate) rollbacks: Counter,
+    /// Pages that the host can never use again.
+    pub(crate) pages_leaked: Counter,
+    /// TDs that must not run any more.
+    pub(crate) tds_lost: Counter,
+    calls: [Counter; LEAVES],
+}
+
+/// Number of leaves that [`Tdx::calls`] tells apart.
+const LEAVES: usize = 5;
+
+impl Tdx {
+    const fn new() -> Self {
+        Self {
+            relocated: Counter::new(),
+            kicks: Counter::new(),
+            holds: Counter::new(),
+            rollbacks: Counter::new(),
+            pages_leaked: Counter::new(),
+            tds_lost: Counter::new(),
+            calls: [const { Counter::new() }; LEAVES],
+        }
+    }
+
+    /// SEAMCALLs of one leaf.
+    pub(crate) fn calls(&self, leaf: Leaf) -> &Counter {
+        &self.calls[match leaf {
+            Leaf::MemRangeBlock => 0,
+            Leaf::MemTrack => 1,
+            Leaf::MemPageRelocate => 2,
+            Leaf::MemRangeUnblock => 3,
+            Leaf::PhymemPageWbinvd => 4,
+        }]
+    }
 }
 
 /// The one instance.
@@ -85,6 +132,7 @@ pub(crate) static TOTALS: Totals = Totals {
     slots_unbound: Counter::new(),
     pages_poisoned: Counter::new(),
     relocations: Relocations::new(),
+    tdx: Tdx::new(),
 };
 
 /// Shows the totals in debugfs, in `privmemfd/`.
@@ -131,6 +179,35 @@ pub(crate) fn show() -> impl PinInit<Scope<&'static Totals>> {
         });
         dir.read_callback_file(c"refused_nomem", totals, &|t: &T, f| {
             line(f, t.relocations.refused(Refusal::NoMemory))
+        });
+        dir.read_callback_file(c"tdx_relocated", totals, &|t: &T, f| {
+            line(f, t.tdx.relocated.get())
+        });
+        dir.read_callback_file(c"tdx_kicks", totals, &|t: &T, f| line(f, t.tdx.kicks.get()));
+        dir.read_callback_file(c"tdx_holds", totals, &|t: &T, f| line(f, t.tdx.holds.get()));
+        dir.read_callback_file(c"tdx_rollbacks", totals, &|t: &T, f| {
+            line(f, t.tdx.rollbacks.get())
+        });
+        dir.read_callback_file(c"tdx_pages_leaked", totals, &|t: &T, f| {
+            line(f, t.tdx.pages_leaked.get())
+        });
+        dir.read_callback_file(c"tdx_tds_lost", totals, &|t: &T, f| {
+            line(f, t.tdx.tds_lost.get())
+        });
+        dir.read_callback_file(c"tdx_calls_block", totals, &|t: &T, f| {
+            line(f, t.tdx.calls(Leaf::MemRangeBlock).get())
+        });
+        dir.read_callback_file(c"tdx_calls_track", totals, &|t: &T, f| {
+            line(f, t.tdx.calls(Leaf::MemTrack).get())
+        });
+        dir.read_callback_file(c"tdx_calls_relocate", totals, &|t: &T, f| {
+            line(f, t.tdx.calls(Leaf::MemPageRelocate).get())
+        });
+        dir.read_callback_file(c"tdx_calls_unblock", totals, &|t: &T, f| {
+            line(f, t.tdx.calls(Leaf::MemRangeUnblock).get())
+        });
+        dir.read_callback_file(c"tdx_calls_wbinvd", totals, &|t: &T, f| {
+            line(f, t.tdx.calls(Leaf::PhymemPageWbinvd).get())
         });
     })
 }

@@ -76,6 +76,42 @@ struct kvm_gmem_move {
 	int result;
 };
 
+/* Most moves at once; they are on the stack. A batch is there to kick vCPUs once. */
+#define KVM_GFN_MOVE_BATCH	32
+
+/**
+ * struct kvm_gfn_move - a move as the page table of one VM sees it
+ * @gfn: guest page frame number that maps @move->src
+ * @move: the move
+ */
+struct kvm_gfn_move {
+	u64 gfn;
+	struct kvm_gmem_move *move;
+};
+
+/**
+ * struct kvm_gmem_td - a TD some of whose pages are to be moved
+ * @tdr: host physical address of its TDR page, without KeyID bits
+ * @hkid: its private KeyID
+ * @runnable: it has been finalized, i.e. vCPUs may be in the guest and TLB
+ *	      tracking is needed. Does not change during the move.
+ * @kick: make every vCPU leave the guest, and wait until all have left. They
+ *	  may enter again at once.
+ * @hold: kick, and let no vCPU enter until @release.
+ * @release: the opposite of @hold.
+ *
+ * The callbacks are called with @kvm->mmu_lock held for write, do not sleep and
+ * cannot fail; interrupts are on.
+ */
+struct kvm_gmem_td {
+	u64 tdr;
+	u16 hkid;
+	bool runnable;
+	void (*kick)(const struct kvm_gmem_td *td);
+	void (*hold)(const struct kvm_gmem_td *td);
+	void (*release)(const struct kvm_gmem_td *td);
+};
+
 /**
  * struct kvm_gmem_provider_ops - what a provider does for KVM
  * @size: sizeof(struct kvm_gmem_provider_ops)
@@ -94,6 +130,17 @@ struct kvm_gmem_move {
  * @serves_private: true if the provider wants to serve every
  *		    KVM_CREATE_GUEST_MEMFD for private memory, whether or not the
  *		    VMM asks for movable memory. May be NULL: false.
+ * @relocate_td: move pages that the S-EPT of a TD maps at 4K, by the TDX module.
+ *		 Sets the result of each move to KVM_GMEM_MOVE_DONE, if the TD
+ *		 uses dst now and src is the host's again, or to an errno, if the
+ *		 TD uses src as before: -EAGAIN if trying again may help, or
+ *		 -EBUSY. Returns 0, or -EIO if the TD is lost, in which case the
+ *		 caller must not let it run again; the results hold nonetheless.
+ *		 A page that the TDX module may still own is never freed. Called
+ *		 with mmu_lock held for write, which keeps everybody else from
+ *		 the S-EPT, and with the folio locks; does not sleep or allocate.
+ *		 At most %KVM_GFN_MOVE_BATCH moves. May be NULL: pages of TDs do
+ *		 not move.
  * @bound: a range of the file now backs a memslot of @kvm, which is an opaque
  *	   cookie. The invalidate_lock is held exclusive. May be NULL.
  * @unbound: the opposite.
@@ -107,6 +154,8 @@ struct kvm_gmem_provider_ops {
 	struct folio *(*get_folio)(struct file *file, pgoff_t index);
 	struct file *(*create)(loff_t size);
 	bool (*serves_private)(void);
+	int (*relocate_td)(const struct kvm_gmem_td *td,
+			   struct kvm_gfn_move *moves, unsigned int nr);
 	void (*bound)(struct file *file, const struct kvm *kvm,
 		      pgoff_t start, pgoff_t nr_pages);
 	void (*unbound)(struct file *file, const struct kvm *kvm,

@@ -475,7 +475,7 @@ impl<T: PrivateFile> FileTables<T> {
         // SAFETY: mm calls this with the folio locked and a reference.
         let folio = unsafe { Locked::from_raw(folio) };
         // Memory that has failed must not be touched; mm does not use it again either.
-        if folio.has_content() && !folio.is_poisoned() {
+        if folio.has_content() && !folio.is_poisoned() && !folio.is_quarantined() {
             folio.clear();
         }
     }

@@ -46,5 +46,33 @@ void privmemfd_helper_kvm_gmem_bindings_init(struct kvm_gmem_bindings *bindings)
 	kvm_gmem_bindings_init(bindings);
 }
 
+void privmemfd_helper_td_kick(const struct kvm_gmem_td *td)
+{
+	td->kick(td);
+}
+
+void privmemfd_helper_td_hold(const struct kvm_gmem_td *td)
+{
+	td->hold(td);
+}
+
+void privmemfd_helper_td_release(const struct kvm_gmem_td *td)
+{
+	td->release(td);
+}
+
+int privmemfd_register_host(const struct kvm_gmem_host_ops *host,
+			    const struct kvm_gmem_provider_ops **ops)
+{
+	return privmemfd_rust_register_host(host, ops);
+}
+EXPORT_SYMBOL_FOR_MODULES(privmemfd_register_host, "tdhost");
+
+void privmemfd_unregister_host(const struct kvm_gmem_host_ops *host)
+{
+	privmemfd_rust_unregister_host(host);
+}
+EXPORT_SYMBOL_FOR_MODULES(privmemfd_unregister_host, "tdhost");
+
 /* The connection is made when the module is loaded. */
 MODULE_SOFTDEP("pre: kvm");

@@ -126,6 +126,24 @@ void privmemfd_helper_folio_put(struct folio *folio)
 	folio_put(folio);
 }
 
+/*
+ * Withdraw a folio from use for ever: the extra reference keeps it from the
+ * allocator, PG_hwpoison (where there is such a thing) makes memory offlining
+ * pass it by, and PG_checked, which is ours as the owner of the mapping, keeps us
+ * from erasing it.
+ */
+void privmemfd_helper_folio_quarantine(struct folio *folio)
+{
+	folio_get(folio);
+	folio_set_checked(folio);
+	folio_set_hwpoison(folio);
+}
+
+bool privmemfd_helper_folio_test_quarantined(const struct folio *folio)
+{
+	return folio_test_checked(folio);
+}
+
 bool privmemfd_helper_folio_test_hwpoison(const struct folio *folio)
 {
 	return folio_test_hwpoison(folio);

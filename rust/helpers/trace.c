@@ -27,10 +27,9 @@ bool privmemfd_helper_trace_relocate_enabled(void)
 }
 
 void privmemfd_helper_trace_relocate_begin(u64 ino, pgoff_t index, unsigned long from,
-					   unsigned long to, unsigned int cause,
-					   unsigned int backend)
+					   unsigned long to, unsigned int cause)
 {
-	trace_privmemfd_relocate_begin(ino, index, from, to, cause, backend);
+	trace_privmemfd_relocate_begin(ino, index, from, to, cause);
 }
 
 void privmemfd_helper_trace_relocate_end(u64 ino, pgoff_t index, unsigned int cause,

@@ -137,6 +137,12 @@ impl Folio {
         unsafe { ffi::privmemfd_helper_folio_test_hwpoison(self.as_ptr()) }
     }
 
+    /// Tells whether the folio has been withdrawn by [`Locked::quarantine`].
+    pub(crate) fn is_quarantined(&self) -> bool {
+        // SAFETY: The folio is valid by the type invariant.
+        unsafe { ffi::privmemfd_helper_folio_test_quarantined(self.as_ptr()) }
+    }
+
     /// Tells whether the folio holds content that somebody may come back for (`PG_uptodate`).
     pub fn has_content(&self) -> bool {
         // SAFETY: The folio is valid by the type invariant.
@@ -214,6 +220,14 @@ impl Locked {
     pub fn set_has_content(&self) {
         // SAFETY: The folio is valid and locked.
         unsafe { ffi::privmemfd_helper_folio_mark_uptodate(self.as_ptr()) }
+    }
+
+    /// Withdraws the folio from use for ever, because someone else may still write to it.
+    ///
+    /// It may leave its file; its memory is neither erased nor used again.
+    pub fn quarantine(&self) {
+        // SAFETY: The folio is valid and locked.
+        unsafe { ffi::privmemfd_helper_folio_quarantine(self.as_ptr()) }
     }
 
     /// Keeps mm from dropping the folio as clean page cache.

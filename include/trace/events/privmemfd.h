@@ -12,9 +12,11 @@
 	{ 0,	"mm" },			\
 	{ 1,	"request" }
 
-/* The values of src/backend.rs:BackendId. */
+/* The values of src/backend.rs:BackendId; ~0 when no backend came to it. */
 #define privmemfd_backends		\
-	{ 0,	"software" }
+	{ 0,	"software" },		\
+	{ 1,	"tdx" },		\
+	{ ~0U,	"none" }
 
 /* The values of src/relocate.rs:Refusal; ~0 when nothing was refused. */
 #define privmemfd_refusals		\
@@ -80,15 +82,14 @@ DEFINE_EVENT(privmemfd_binding, privmemfd_unbind,
 /* A relocation starts: both folios are locked. */
 TRACE_EVENT(privmemfd_relocate_begin,
 	TP_PROTO(u64 ino, unsigned long index, unsigned long from,
-		 unsigned long to, unsigned int cause, unsigned int backend),
-	TP_ARGS(ino, index, from, to, cause, backend),
+		 unsigned long to, unsigned int cause),
+	TP_ARGS(ino, index, from, to, cause),
 	TP_STRUCT__entry(
 		__field(u64, ino)
 		__field(unsigned long, index)
 		__field(unsigned long, from)
 		__field(unsigned long, to)
 		__field(unsigned int, cause)
-		__field(unsigned int, backend)
 	),
 	TP_fast_assign(
 		__entry->ino = ino;
@@ -96,12 +97,10 @@ TRACE_EVENT(privmemfd_relocate_begin,
 		__entry->from = from;
 		__entry->to = to;
 		__entry->cause = cause;
-		__entry->backend = backend;
 	),
-	TP_printk("ino=%llu index=%lu pfn=0x%lx to=0x%lx cause=%s backend=%s",
+	TP_printk("ino=%llu index=%lu pfn=0x%lx to=0x%lx cause=%s",
 		  __entry->ino, __entry->index, __entry->from, __entry->to,
-		  __print_symbolic(__entry->cause, privmemfd_causes),
-		  __print_symbolic(__entry->backend, privmemfd_backends))
+		  __print_symbolic(__entry->cause, privmemfd_causes))
 );
 
 /* A relocation has ended: @result 0 or an errno, @ns since its batch began. */

@@ -1,0 +1,96 @@
+// SPDX-License-Identifier: GPL-2.0
+
+#include <linux/highmem.h>
+#include <linux/mm.h>
+#include <linux/preempt.h>
+
+#include <asm/asm.h>
+#include <asm/cacheflush.h>
+#include <asm/cpufeature.h>
+#include <asm/processor.h>
+#include <asm/special_insns.h>
+#include <asm/trapnr.h>
+
+#include "../ffi.h"
+
+/*
+ * RAX after a SEAMCALL that never reached a TDX module: the error bit and a
+ * class that no module uses. The instruction faulted, and the lower bits are the
+ * number of the trap; or it set CF, and they are these.
+ */
+#define SEAMCALL_FAILED		0x8000ff0000000000
+#define SEAMCALL_VMFAILINVALID	(SEAMCALL_FAILED | 0xffff0000)
+
+/*
+ * SEAMCALL, for leaves that use no other registers than these.
+ *
+ * The module keeps all others. It runs on this CPU until it is done, so there is
+ * nothing to preempt; but a migration between the call and a look at its result
+ * would mix up calls that belong to one CPU.
+ */
+u64 privmemfd_helper_seamcall(struct privmemfd_seamcall *regs)
+{
+	register u64 r8 asm("r8") = regs->r8;
+	register u64 r9 asm("r9") = regs->r9;
+	register u64 r10 asm("r10") = regs->r10;
+	register u64 r11 asm("r11") = regs->r11;
+	u64 rax = regs->leaf, rcx = regs->rcx, rdx = regs->rdx;
+
+	preempt_disable();
+	asm volatile("1:	.byte	0x66, 0x0f, 0x01, 0xcf\n"
+		     "	jnc	3f\n"
+		     "	movq	%[vmfailinvalid], %%rax\n"
+		     "	jmp	3f\n"
+		     /* A fault leaves its number in RAX. */
+		     "2:	orq	%[failed], %%rax\n"
+		     "3:\n"
+		     _ASM_EXTABLE_FAULT(1b, 2b)
+		     : "+a" (rax), "+c" (rcx), "+d" (rdx),
+		       "+r" (r8), "+r" (r9), "+r" (r10), "+r" (r11)
+		     : [vmfailinvalid] "r" (SEAMCALL_VMFAILINVALID),
+		       [failed] "r" (SEAMCALL_FAILED)
+		     : "cc", "memory");
+	preempt_enable();
+
+	regs->rcx = rcx;
+	regs->rdx = rdx;
+	regs->r8 = r8;
+	return rax;
+}
+
+/*
+ * A private KeyID goes above the physical address, which the kernel counts
+ * without the bits that are set aside for KeyIDs.
+ */
+u64 privmemfd_helper_with_keyid(u64 hpa, u16 hkid)
+{
+	return hpa | (u64)hkid << boot_cpu_data.x86_phys_bits;
+}
+
+/*
+ * Write back and forget what the host's KeyID has of a page in the caches: a line
+ * that is evicted after the page has become the TD's would overwrite it.
+ */
+void privmemfd_helper_flush_folio(struct folio *folio)
+{
+	clflush_cache_range(folio_address(folio), PAGE_SIZE);
+}
+
+/*
+ * Make a page that was a TD's ordinary memory. Where a partial write to a line
+ * that is still marked as the TD's poisons it, write whole lines.
+ */
+void privmemfd_helper_reset_folio(struct folio *folio)
+{
+	static const u8 zeroes[64] __aligned(64);
+	u8 *line = folio_address(folio), *end = line + PAGE_SIZE;
+
+	if (!boot_cpu_has_bug(X86_BUG_TDX_PW_MCE))
+		return;
+
+	for (; line < end; line += sizeof(zeroes))
+		movdir64b(line, zeroes);
+
+	/* The stores are weakly ordered: complete before any other write to the page. */
+	mb();
+}
