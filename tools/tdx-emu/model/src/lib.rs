@@ -12,6 +12,7 @@ pub mod dispatch;
 pub mod epoch;
 pub mod fault;
 mod leaf;
+pub mod leaf_statuses;
 pub mod locks;
 pub mod log;
 pub mod mem;
