@@ -254,7 +254,13 @@ impl<'a, T: Td> Session<'a, T> {
                 (Verdict::Done, _) => return why,
                 (Verdict::NotTracked, _) => self.track_again(),
                 // It was not blocked at all.
-                (Verdict::Refused, answer) if answer.entry_in_use() => return why,
+                (Verdict::Refused, answer) if answer.entry_in_use() => {
+                    return if answer.page() == self.td.old_page(page.0) {
+                        why
+                    } else {
+                        self.moved(page.0, answer)
+                    };
+                }
                 _ => break,
             }
         }
@@ -264,7 +270,7 @@ impl<'a, T: Td> Session<'a, T> {
 
     /// After PAGE.RELOCATE: the module has the last word on which page it was.
     fn moved(&self, nr: usize, answer: Answer) -> Outcome {
-        if answer.old_page() == self.td.old_page(nr) {
+        if answer.page() == self.td.old_page(nr) {
             Outcome::Moved
         } else {
             self.lost.set(true);

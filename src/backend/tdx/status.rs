@@ -43,6 +43,7 @@ pub(crate) enum Verdict {
 mod code {
     //! Upper halves of RAX.
 
+    pub(super) const SUCCESS: u32 = 0;
     pub(super) const INTERRUPTED_RESUMABLE: u32 = 0x8000_0003;
     pub(super) const INTERRUPTED_RESTARTABLE: u32 = 0x8000_0004;
     pub(super) const NON_RECOVERABLE_TD_NON_ACCESSIBLE: u32 = 0x6000_0005;
@@ -59,6 +60,7 @@ mod code {
     pub(super) const GPA_RANGE_NOT_BLOCKED: u32 = 0xc000_0b06;
     pub(super) const GPA_RANGE_ALREADY_BLOCKED: u32 = 0x0000_0b07;
     pub(super) const TLB_TRACKING_NOT_DONE: u32 = 0xc000_0b08;
+    pub(super) const EPT_ENTRY_STATE_INCORRECT: u32 = 0xc000_0b0d;
     /// TDX module 2.0: the same for the IOMMU's TLB.
     pub(super) const IOTLB_TRACKING_NOT_DONE: u32 = 0xc000_0f03;
     /// Class of statuses that no TDX module returns, but the host's own SEAMCALL code: the
@@ -75,9 +77,8 @@ impl Answer {
     pub(crate) fn verdict(self) -> Verdict {
         let high = (self.status >> 32) as u32;
         match high {
+            code::SUCCESS => Verdict::Done,
             code::GPA_RANGE_ALREADY_BLOCKED => Verdict::AlreadyBlocked,
-            // Success, also with a remark that is new to us.
-            _ if high >> 31 == 0 && !self.td_is_lost() => Verdict::Done,
             code::OPERAND_BUSY
             | code::OPERAND_BUSY_HOST_PRIORITY
             | code::PREVIOUS_TLB_EPOCH_BUSY
@@ -87,28 +88,20 @@ impl Answer {
             | code::INTERRUPTED_RESTARTABLE => Verdict::Contended,
             code::GPA_RANGE_NOT_BLOCKED => Verdict::NotBlocked,
             code::TLB_TRACKING_NOT_DONE | code::IOTLB_TRACKING_NOT_DONE => Verdict::NotTracked,
-            _ if self.td_is_lost() => Verdict::Lost,
+            code::TD_FATAL
+            | code::TD_KEYS_NOT_CONFIGURED
+            | code::SYS_NOT_READY
+            | code::SYS_SHUTDOWN
+            | code::NON_RECOVERABLE_TD_NON_ACCESSIBLE
+            | code::NON_RECOVERABLE_TD_CORRUPTED_MD => Verdict::Lost,
+            _ if high >> 8 & 0xff == code::CLASS_SOFTWARE => Verdict::Lost,
             _ => Verdict::Refused,
         }
     }
 
-    fn td_is_lost(self) -> bool {
-        let high = (self.status >> 32) as u32;
-        let class = high >> 8 & 0xff;
-        class == code::CLASS_SOFTWARE
-            || matches!(
-                high,
-                code::TD_FATAL
-                    | code::TD_KEYS_NOT_CONFIGURED
-                    | code::SYS_NOT_READY
-                    | code::SYS_SHUTDOWN
-                    | code::NON_RECOVERABLE_TD_NON_ACCESSIBLE
-                    | code::NON_RECOVERABLE_TD_CORRUPTED_MD
-            )
-    }
-
-    /// PAGE.RELOCATE, done: where the page was, a host physical address.
-    pub(crate) fn old_page(self) -> u64 {
+    /// Host physical address of a page: where it was (PAGE.RELOCATE, done), or where it is according
+    /// to the S-EPT entry that the status is about.
+    pub(crate) fn page(self) -> u64 {
         self.rcx & HPA
     }
 
@@ -116,6 +109,7 @@ impl Answer {
     ///
     /// RDX bits 15:8 are the public state of the entry: 4 is mapped, 2 is pending.
     pub(crate) fn entry_in_use(self) -> bool {
-        matches!(self.rdx >> 8 & 0xff, 2 | 4)
+        (self.status >> 32) as u32 == code::EPT_ENTRY_STATE_INCORRECT
+            && matches!(self.rdx >> 8 & 0xff, 2 | 4)
     }
 }
