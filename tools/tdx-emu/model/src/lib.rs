@@ -19,6 +19,7 @@ pub mod mem;
 mod module;
 pub mod opstate;
 pub mod pamt;
+pub mod program;
 pub mod pseudo;
 pub mod regs;
 pub mod sept;

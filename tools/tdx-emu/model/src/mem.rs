@@ -39,6 +39,10 @@ pub trait PhysMem {
     fn has_tags(&self) -> bool {
         false
     }
+    /// The bits of a tag that the machine keeps; bit 0 is one of them.
+    fn tag_mask(&self) -> u64 {
+        u64::MAX
+    }
     /// The tag of the cache line at `line`; 0 = the line is not protected.
     fn tag(&self, line: u64) -> u64 {
         let _ = line;

@@ -201,6 +201,42 @@ impl<M: Machine> Module<M> {
         self.g.lps.set(lps as u64);
     }
 
+    /// Unloads the module and loads it again: all it knows is gone, except the
+    /// fault plan. What it had in memory stays there, and belongs to nobody.
+    ///
+    /// No call may be under way.
+    pub fn reset(&self) {
+        let g = &self.g;
+        for w in [
+            &g.sys_state,
+            &g.lock,
+            &g.hkid,
+            &g.lps_initialized,
+            &g.pkgs_keyed,
+            &g.n_tdmrs,
+            &g.kot_lock,
+            &g.dead,
+            &g.violations,
+            &g.violation_pa,
+        ] {
+            w.set(0);
+        }
+        for h in &g.hkids {
+            h.state.set(kot::FREE);
+            h.wb_pending.set(0);
+            h.key.set(0);
+        }
+        for wb in &g.wb {
+            wb.lock.set(0);
+            wb.intr_point.set(0);
+        }
+        for lp in &g.lp {
+            for w in [&lp.initialized, &lp.tdvpr, &lp.tdr, &lp.last_tdvpr] {
+                w.set(0);
+            }
+        }
+    }
+
     /// A module in the same state on another machine (whose memory must have
     /// the same content).
     pub fn fork<N: Machine>(&self, machine: N) -> Module<N> {
@@ -297,14 +333,14 @@ impl<M: Machine> Module<M> {
         }
     }
 
-    fn line_tag(&self, hkid: u16, line: u64) -> u64 {
+    pub(crate) fn line_tag(&self, hkid: u16, line: u64) -> u64 {
         let mut t = cipher::absorb(self.key(hkid) ^ u64::from(hkid), line);
         let mut pa = line;
         while pa < line + LINE {
             t = cipher::absorb(t, self.machine.read(pa));
             pa += 8;
         }
-        t | 1
+        t & self.machine.tag_mask() | 1
     }
 
     /// Seals the lines of a page: from now on they belong to `hkid`.
@@ -358,7 +394,11 @@ impl<M: Machine> Module<M> {
     /// Writes a word of TD content and seals its line.
     pub(crate) fn wr_sealed(&self, hkid: u16, pa: u64, value: u64) {
         self.wr(hkid, pa, value);
-        let line = pa & !(LINE - 1);
+        self.reseal_line(hkid, pa & !(LINE - 1));
+    }
+
+    /// Seals a line again that the TD has written to.
+    pub(crate) fn reseal_line(&self, hkid: u16, line: u64) {
         if self.machine.has_tags() && self.machine.tag(line) != 0 {
             self.machine.set_tag(line, self.line_tag(hkid, line));
         }

@@ -8,7 +8,7 @@ use crate::module::Module;
 use crate::pamt::Entry;
 use crate::sept::{is_leaf, try_state, State, HPA, TDEL};
 use crate::status::Res;
-use crate::td::{tdcs, tdr, Td};
+use crate::td::{tdcs, tdr, tdvps, Td};
 use crate::walk::Walk;
 
 /// A lock object.
@@ -68,7 +68,63 @@ pub struct TdView {
     pub epoch_lock: u64,
 }
 
+/// The module as a whole, for dumps.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub struct SysView {
+    /// 0 INIT_PENDING, 1 INIT_DONE, 2 CONFIG_DONE, 3 READY, 4 SHUTDOWN.
+    pub state: u64,
+    pub lps_initialized: u64,
+    pub packages_keyed: u64,
+    pub global_hkid: u64,
+    pub tdmrs: usize,
+}
+
+/// A vCPU, for dumps.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub struct VcpuView {
+    /// 0 uninitialized, 2 ready, 4 active, 8 disabled.
+    pub state: u64,
+    /// Logical processor, 0xFFFF_FFFF: none.
+    pub lp: u64,
+    pub epoch: u64,
+    pub index: u64,
+    /// EPT violations without progress.
+    pub violations: u64,
+}
+
 impl<M: Machine> Module<M> {
+    /// The module as a whole.
+    pub fn sys_view(&self) -> SysView {
+        SysView {
+            state: self.g.sys_state.get(),
+            lps_initialized: self.g.lps_initialized.get(),
+            packages_keyed: self.g.pkgs_keyed.get().count_ones().into(),
+            global_hkid: self.g.hkid.get(),
+            tdmrs: self.g.n_tdmrs.get() as usize,
+        }
+    }
+
+    /// Base, size and end of the initialized part of a TDMR.
+    pub fn tdmr_view(&self, i: usize) -> Option<(u64, u64, u64)> {
+        let t = self.g.tdmrs[..self.g.n_tdmrs.get() as usize].get(i)?;
+        Some((t.base.get(), t.size.get(), t.initialized.get()))
+    }
+
+    /// A vCPU of a TD whose keys are configured.
+    pub fn vcpu_view(&self, tdr: u64, tdvpr: u64) -> VcpuView {
+        let td = self.any_td(tdr);
+        let f = |field| self.vp_rd(&td, tdvpr, field);
+        VcpuView {
+            state: f(tdvps::STATE),
+            lp: f(tdvps::ASSOC_LP),
+            epoch: f(tdvps::VCPU_EPOCH),
+            index: f(tdvps::VCPU_INDEX),
+            violations: f(tdvps::EPF_COUNT),
+        }
+    }
+
     /// Walks like the observer it is: through blocked tables too, up to the
     /// first entry that is free, removed or a leaf.
     fn outside_walk(&self, td: &Td, gpa: u64, level: u8) -> Walk {

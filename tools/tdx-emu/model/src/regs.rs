@@ -134,6 +134,7 @@ pub const BEFORE_READY: &[u16] = &[31, 32, 33, 34, 35, 37, 44, 45, 53];
 /// Guest-side (TDCALL) leaf numbers.
 #[allow(missing_docs)]
 pub mod tdcall {
+    pub const VP_VMCALL: u16 = 0;
     pub const MEM_PAGE_ACCEPT: u16 = 6;
     pub const MEM_PAGE_ATTR_RD: u16 = 23;
     pub const MEM_PAGE_ATTR_WR: u16 = 24;

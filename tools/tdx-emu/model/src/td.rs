@@ -104,6 +104,8 @@ pub mod tdvps {
     pub const PAGES: u64 = 0x100;
     pub const EPF_LIST: u64 = 0x200;
     pub const EPF_LIST_SIZE: u64 = 32;
+    /// Registers of [`crate::program`].
+    pub const PROGRAM: u64 = 0x400;
     pub const MAGIC: u64 = 0x5650_4454_5F58_4454;
 }
 

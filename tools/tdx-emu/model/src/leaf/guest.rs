@@ -53,6 +53,11 @@ pub enum GuestEvent {
         /// Bytes the instruction pointer moved since the last exit.
         rip_adv: u64,
     },
+    /// TDG.VP.VMCALL.
+    VmCall {
+        /// The guest's registers; RCX selects those the host gets.
+        regs: Regs,
+    },
     /// The guest reads the 64-bit word at a private GPA.
     Read {
         /// The address.
@@ -113,7 +118,7 @@ impl From<u64> for Stop {
 
 /// The vCPU on a logical processor.
 #[derive(Clone, Copy)]
-pub(super) struct Vcpu {
+pub(crate) struct Vcpu {
     pub lp: usize,
     pub td: Td,
     pub tdvpr: u64,
@@ -122,6 +127,8 @@ pub(super) struct Vcpu {
 const SEPT_VE_DISABLE: u64 = 1 << 28;
 /// EPT violations without progress after which GPAs are logged.
 const EPF_THRESHOLD: u64 = 6;
+/// What RCX of TDG.VP.VMCALL may select: all but RAX, RCX, RSP and RBP.
+const VMCALL_SELECTABLE: u64 = 0xFFFF_FFCC;
 /// Instruction length of TDCALL.
 const TDCALL_LEN: u64 = 4;
 
@@ -133,22 +140,29 @@ impl<M: Machine> Module<M> {
         (tdvpr != 0).then(|| (me.tdr.get(), tdvpr))
     }
 
-    /// Something happens in the guest that runs on `lp`.
-    pub fn guest_event(&self, lp: usize, event: GuestEvent) -> GuestOutcome {
-        let Some((tdr, tdvpr)) = self.in_guest(lp) else {
-            return GuestOutcome::None;
-        };
+    /// The vCPU on `lp`, if the guest can go on there.
+    pub(crate) fn running(&self, lp: usize) -> Option<Vcpu> {
+        let (tdr, tdvpr) = self.in_guest(lp)?;
         if self.is_dead() {
-            return GuestOutcome::None;
+            return None;
         }
         if let Err(e) = self.tdr_sane(tdr) {
-            return self.died(e);
+            self.died(e);
+            return None;
         }
-        let v = Vcpu {
+        Some(Vcpu {
             lp,
             td: self.td_raw(tdr),
             tdvpr,
+        })
+    }
+
+    /// Something happens in the guest that runs on `lp`.
+    pub fn guest_event(&self, lp: usize, event: GuestEvent) -> GuestOutcome {
+        let Some(v) = self.running(lp) else {
+            return GuestOutcome::None;
         };
+        let tdr = v.td.tdr;
         match event {
             GuestEvent::Read { gpa } => return self.guest_access(&v, gpa, None),
             GuestEvent::Write { gpa, value } => return self.guest_access(&v, gpa, Some(value)),
@@ -183,14 +197,15 @@ impl<M: Machine> Module<M> {
                 let r = self.page_attr_wr(&v, rcx, rdx, r8);
                 self.tdcall_end(&v, tdcall::MEM_PAGE_ATTR_WR, r)
             }
+            GuestEvent::VmCall { regs } => self.vmcall(&v, &regs),
             _ => self.td_exit(&v, reason, 0, 0, 0, last_exit::ASYNC_FAULT),
         }
     }
 
-    pub(super) fn vget(&self, v: &Vcpu, field: u64) -> u64 {
+    pub(crate) fn vget(&self, v: &Vcpu, field: u64) -> u64 {
         self.vp_rd(&v.td, v.tdvpr, field)
     }
-    pub(super) fn vset(&self, v: &Vcpu, field: u64, value: u64) {
+    pub(crate) fn vset(&self, v: &Vcpu, field: u64, value: u64) {
         self.vp_wr(&v.td, v.tdvpr, field, value);
     }
 
@@ -224,13 +239,44 @@ impl<M: Machine> Module<M> {
     }
 
     /// The TD cannot run any more. The vCPU's epoch stays counted.
-    fn dead_td(&self, v: &Vcpu, reason: u64) -> GuestOutcome {
+    pub(crate) fn dead_td(&self, v: &Vcpu, reason: u64) -> GuestOutcome {
         self.tdr_wr(v.td.tdr, tdr::FATAL, 1);
         self.leave(v);
         GuestOutcome::Exit(Regs {
             rax: NON_RECOVERABLE_TD_NON_ACCESSIBLE | reason,
             ..Regs::default()
         })
+    }
+
+    /// TDG.VP.VMCALL: an exit that gives the host the registers that the guest
+    /// selects. RBP stays the guest's.
+    fn vmcall(&self, v: &Vcpu, guest: &Regs) -> GuestOutcome {
+        let mask = guest.rcx;
+        if mask & !VMCALL_SELECTABLE != 0 {
+            let bad = Stop::Status(with_op(OPERAND_INVALID, op::RCX));
+            return self.tdcall_end(v, tdcall::VP_VMCALL, Err(bad));
+        }
+        self.vset(v, tdvps::GUEST_RAX, SUCCESS);
+        let rip = self.vget(v, tdvps::RIP).wrapping_add(TDCALL_LEN);
+        self.vset(v, tdvps::RIP, rip);
+        let exit = self.td_exit(v, EXIT_REASON_TDCALL, mask, 0, 0, last_exit::TDVMCALL);
+        let GuestOutcome::Exit(mut regs) = exit else {
+            return exit;
+        };
+        let pass = |bit: u32, value| if mask >> bit & 1 != 0 { value } else { 0 };
+        regs.rdx = pass(2, guest.rdx);
+        regs.rbx = pass(3, guest.rbx);
+        regs.rsi = pass(6, guest.rsi);
+        regs.rdi = pass(7, guest.rdi);
+        regs.r8 = pass(8, guest.r8);
+        regs.r9 = pass(9, guest.r9);
+        regs.r10 = pass(10, guest.r10);
+        regs.r11 = pass(11, guest.r11);
+        regs.r12 = pass(12, guest.r12);
+        regs.r13 = pass(13, guest.r13);
+        regs.r14 = pass(14, guest.r14);
+        regs.r15 = pass(15, guest.r15);
+        GuestOutcome::Exit(regs)
     }
 
     fn violation_exit(&self, v: &Vcpu, gpa: u64, qual: u64, ext: u64) -> GuestOutcome {
@@ -279,7 +325,7 @@ impl<M: Machine> Module<M> {
         }
     }
 
-    fn died(&self, _status: u64) -> GuestOutcome {
+    pub(crate) fn died(&self, _status: u64) -> GuestOutcome {
         self.g.dead.set(1);
         GuestOutcome::None
     }
@@ -402,50 +448,6 @@ impl<M: Machine> Module<M> {
         }
         lock.set(e);
         Ok(())
-    }
-
-    /// A load or store of the guest, through the S-EPT and the TD's key.
-    fn guest_access(&self, v: &Vcpu, gpa: u64, write: Option<u64>) -> GuestOutcome {
-        let access = if write.is_some() {
-            sept::R | sept::W
-        } else {
-            sept::R
-        };
-        let gpa = gpa & !7;
-        match self.translate(&v.td, gpa, access) {
-            Err(e) => self.died(e),
-            Ok(Err(_)) => self.guest_event(
-                v.lp,
-                GuestEvent::EptViolation {
-                    gpa,
-                    qual: if write.is_some() { 2 } else { 1 },
-                    rip_adv: 0,
-                },
-            ),
-            Ok(Ok(pa)) => self.guest_access_at(v, pa, write),
-        }
-    }
-
-    fn guest_access_at(&self, v: &Vcpu, pa: u64, write: Option<u64>) -> GuestOutcome {
-        let Ok(value) = self.rd_checked(v.td.hkid, pa) else {
-            // A machine check: the TD is lost.
-            return self.dead_td(v, 0);
-        };
-        if let Some(new) = write {
-            self.wr_sealed(v.td.hkid, pa, new);
-        }
-        GuestOutcome::InGuest(value)
-    }
-
-    /// Where the guest on `lp` would find `gpa` right now, without side
-    /// effects: the translation a CPU would cache, and whether it allows
-    /// writes.
-    pub fn guest_translation(&self, lp: usize, gpa: u64) -> Option<(u64, bool)> {
-        let (tdr, _) = self.in_guest(lp)?;
-        let td = self.td_raw(tdr);
-        let pa = self.translate(&td, gpa, sept::R).ok()?.ok()?;
-        let w = matches!(self.translate(&td, gpa, sept::R | sept::W), Ok(Ok(_)));
-        Some((pa, w))
     }
 
     /// Whether a status of a guest leaf is a BUSY.

@@ -2,6 +2,7 @@
 //! The leaves, one file per family.
 
 pub mod guest;
+mod guest_access;
 mod guest_attr;
 mod mem_large;
 mod mem_page;
