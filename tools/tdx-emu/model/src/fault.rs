@@ -9,8 +9,14 @@ pub const MAX_RULES: usize = 16;
 /// Which calls of the leaf a rule is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum When {
-    /// The n-th call from now on, counted from 1, once.
-    Nth(u32),
+    /// The n-th call from now on, counted from 1, and those after it,
+    /// `count` in all; 0: without end.
+    Nth {
+        /// n.
+        nth: u16,
+        /// How many.
+        count: u16,
+    },
     /// Every k-th call.
     Every(u32),
     /// Each call with a chance of `n` in 65536, by the plan's seed.
@@ -94,7 +100,7 @@ impl FaultPlan {
     /// Adds a rule. Returns its number, or `None` if the plan is full.
     pub fn add(&self, rule: Rule) -> Option<usize> {
         let (kind, param) = match rule.when {
-            When::Nth(n) => (0, u64::from(n)),
+            When::Nth { nth, count } => (0, u64::from(nth) | u64::from(count) << 16),
             When::Every(k) => (1, u64::from(k)),
             When::Random(p) => (2, u64::from(p)),
         };
@@ -117,6 +123,33 @@ impl FaultPlan {
         for s in &self.slots {
             s.head.set(0);
         }
+    }
+
+    /// The rules that are in use, each with how often it has fired.
+    pub fn rules(&self) -> impl Iterator<Item = (Rule, u64)> + '_ {
+        self.slots.iter().filter_map(|s| {
+            let head = s.head.get();
+            let param = (head >> 32) as u32;
+            let when = match head >> 16 & 0xFF {
+                0 => When::Nth {
+                    nth: param as u16,
+                    count: (param >> 16) as u16,
+                },
+                1 => When::Every(param),
+                _ => When::Random(param as u16),
+            };
+            let action = if head >> 24 & 0x7F == 0 {
+                Action::Status(s.action.get())
+            } else {
+                Action::Callback(s.action.get() as u32)
+            };
+            let rule = Rule {
+                leaf: head as u16,
+                when,
+                action,
+            };
+            (head != 0).then(|| (rule, s.fired.get()))
+        })
     }
 
     /// How often any rule has fired.
@@ -143,7 +176,10 @@ impl FaultPlan {
             let n = s.count.add(1) + 1;
             let param = head >> 32;
             let fire = match head >> 16 & 0xFF {
-                0 => n == param,
+                0 => {
+                    let (nth, count) = (param & 0xFFFF, param >> 16);
+                    n >= nth && (count == 0 || n - nth < count)
+                }
                 1 => param != 0 && n % param == 0,
                 _ => u64::from(self.random()) < param,
             };
@@ -181,7 +217,10 @@ mod tests {
 
     #[test]
     fn nth_and_every() {
-        assert_eq!(hits(When::Nth(3), 9), [3]);
+        let from = |nth, count| hits(When::Nth { nth, count }, 6);
+        assert_eq!(from(3, 1), [3]);
+        assert_eq!(from(3, 2), [3, 4]);
+        assert_eq!(from(5, 0), [5, 6]);
         assert_eq!(hits(When::Every(3), 9), [3, 6, 9]);
     }
 
@@ -197,7 +236,7 @@ mod tests {
         let plan = FaultPlan::new();
         let rule = Rule {
             leaf: 0,
-            when: When::Nth(1),
+            when: When::Nth { nth: 1, count: 1 },
             action: Action::Callback(3),
         };
         for _ in 0..MAX_RULES {
@@ -205,7 +244,11 @@ mod tests {
         }
         assert!(plan.add(rule).is_none());
         assert_eq!(plan.next(0), Some(Action::Callback(3)));
+        let rules: std::vec::Vec<_> = plan.rules().collect();
+        assert_eq!(rules.len(), MAX_RULES);
+        assert_eq!(rules[0], (rule, 1));
         plan.clear();
+        assert_eq!(plan.rules().count(), 0);
         assert_eq!(plan.next(0), None);
     }
 }
