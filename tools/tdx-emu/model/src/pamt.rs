@@ -198,7 +198,7 @@ impl<M: Machine> Module<M> {
 
     /// An address in a private page operand: aligned, no KeyID, below MAXPA.
     pub(crate) fn hpa_ok(&self, pa: u64, align: u64) -> bool {
-        pa % align == 0 && self.config.hkid_of(pa) == 0 && pa >> self.config.max_pa == 0
+        pa & (align - 1) == 0 && self.config.hkid_of(pa) == 0 && pa >> self.config.max_pa == 0
     }
 
     /// Checks and locks an explicit page operand of the given size level.
@@ -286,7 +286,7 @@ impl<M: Machine> Module<M> {
     pub(crate) fn shared_ok(&self, pa: u64, size: u64) -> bool {
         let (base, len) = self.config.seamrr;
         let addr = pa & !self.config.hkid_mask();
-        pa % size == 0
+        pa & (size - 1) == 0
             && pa >> self.config.max_pa == 0
             && !(addr < base + len && base < addr + size)
             && self.config.hkid_of(pa) < self.config.first_private_hkid

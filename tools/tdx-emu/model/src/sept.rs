@@ -293,6 +293,12 @@ pub const fn level_size(level: u8) -> u64 {
     4096 << (9 * level as u32)
 }
 
+/// Whether an address is aligned to what an entry at `level` maps.
+#[must_use]
+pub const fn aligned(addr: u64, level: u8) -> bool {
+    addr & (level_size(level) - 1) == 0
+}
+
 /// Host physical address of `gpa` in the leaf `entry` at `level`.
 #[must_use]
 pub const fn leaf_hpa(entry: u64, gpa: u64, level: u8) -> u64 {

@@ -226,7 +226,7 @@ impl<M: Machine> Module<M> {
     pub(crate) fn td_raw(&self, tdr: u64) -> Td {
         Td {
             tdr,
-            hkid: (self.tdr_rd(tdr, tdr::HKID) % self.config.hkids() as u64) as u16,
+            hkid: (self.tdr_rd(tdr, tdr::HKID) & (self.config.hkids() as u64 - 1)) as u16,
             tdcs: self.tdr_rd(tdr, tdr::TDCX_PA),
         }
     }

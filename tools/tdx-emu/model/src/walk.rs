@@ -77,7 +77,7 @@ pub(crate) fn info(regs: &mut Regs, entry: u64, level: u8) {
 pub(crate) fn mapping(raw: u64, min: u8, max: u8) -> Option<(u64, u8)> {
     let level = (raw & 7) as u8;
     let gpa = raw & HPA;
-    if raw & !(HPA | 7) != 0 || level < min || level > max || gpa % sept::level_size(level) != 0 {
+    if raw & !(HPA | 7) != 0 || level < min || level > max || !sept::aligned(gpa, level) {
         return None;
     }
     Some((gpa, level))

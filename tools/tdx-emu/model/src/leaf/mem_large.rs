@@ -132,7 +132,7 @@ impl<M: Machine> Module<M> {
             let e = sept::without_progress(self.rd(td.hkid, at), level - 1);
             if i == 0 {
                 let hpa = sept::leaf_hpa(e, 0, level - 1);
-                if hpa % sept::level_size(level) != 0
+                if !sept::aligned(hpa, level)
                     || !matches!(sept::try_state(e), Some(State::Mapped | State::Pending))
                 {
                     return (1, bad);
@@ -148,8 +148,7 @@ impl<M: Machine> Module<M> {
     fn l2_mergeable(&self, td: &Td, table: u64, level: u8) -> bool {
         let first = self.rd(td.hkid, table);
         let hpa = sept::leaf_hpa(first, 0, level - 1);
-        if !sept_l2::is_free(first) && (hpa % sept::level_size(level) != 0 || !sept::is_leaf(first))
-        {
+        if !sept_l2::is_free(first) && (!sept::aligned(hpa, level) || !sept::is_leaf(first)) {
             return false;
         }
         (1..512).all(|i| self.rd(td.hkid, table + 8 * i) & !HPA == first & !HPA)

@@ -40,7 +40,7 @@ impl<M: Machine> Module<M> {
         let (operand, tdr_flags) = (regs.rcx, regs.rdx);
         let mut pa = [regs.r8, 0, 0, 0];
         if version > 0 {
-            pa[1..].copy_from_slice(&[regs.r9, regs.r10, regs.r11]);
+            pa = [regs.r8, regs.r9, regs.r10, regs.r11];
         }
         (regs.rcx, regs.rdx) = (0, 0);
         if version > 1 {

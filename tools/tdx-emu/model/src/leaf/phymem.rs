@@ -62,7 +62,7 @@ impl<M: Machine> Module<M> {
         regs.rcx = e.pt.into();
         regs.rdx = e.owner;
         regs.r8 = page.level.into();
-        if pa % sept::level_size(page.level) != 0 {
+        if !sept::aligned(pa, page.level) {
             return Err(with_op(OPERAND_INVALID, op::RCX));
         }
         let owner = if e.pt == pt::TDR { pa } else { e.owner };

@@ -108,7 +108,7 @@ impl<M: Machine> Module<M> {
             let ty = if reserved(off) { pt::RSVD } else { pt::NDA };
             for level in 0..3u32 {
                 let size = 4096u64 << (9 * level);
-                if off % size != 0 {
+                if off & (size - 1) != 0 {
                     break;
                 }
                 let at = t.pamt[level as usize].get() + off / size * 16;

@@ -1,0 +1,33 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0
+#
+# tdx-modules.sh KDIR OUT [MAKE_ARGS...]
+#	Build the TDX emulator's kernel modules for the built kernel in KDIR. The
+#	modules are left in OUT, what they are made from in OUT/NAME.build.
+set -euo pipefail
+# shellcheck source-path=SCRIPTDIR source=lib.sh
+. "$(dirname "$0")/lib.sh"
+
+usage="tdx-modules.sh KDIR OUT [MAKE_ARGS...]"
+kdir=$(readlink -f "${1:?$usage}")
+out=$(realpath -m "${2:?$usage}")
+shift 2
+[ -f "$kdir/include/config/auto.conf" ] ||
+	die "$kdir is no kernel build tree" "give the build folder of a kernel with Rust as KDIR"
+
+# build NAME FOLDER MAKE_ARGS...
+build() {
+	local name=$1 folder=$2
+	shift 2
+	mkdir -p "$out/$name.build"
+	kmake "$kdir" M="$folder" MO="$out/$name.build" "$@" modules >"$out/$name.log" 2>&1 || {
+		tail -n 30 "$out/$name.log" >&2
+		die "$name.ko does not build" "read $out/$name.log"
+	}
+	cp "$out/$name.build/$name.ko" "$out/$name.ko"
+}
+
+for pair in tdxemu:kernel tdhost:tdhost; do
+	folder=$TOP/tools/tdx-emu/${pair#*:}
+	[ ! -f "$folder/Kbuild" ] || build "${pair%%:*}" "$folder" "$@"
+done
