@@ -5,3 +5,4 @@
 pub mod fixtures;
 pub mod hostmem;
 pub mod ktap;
+pub mod tdx;
