@@ -2,7 +2,9 @@
 //! TDs on a TDX module: fixtures on tdhost.ko and tdxemu.ko.
 
 use std::collections::HashMap;
+use std::ffi::CStr;
 use std::fs;
+use std::io;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::Arc;
@@ -11,7 +13,7 @@ use std::thread::{self, JoinHandle};
 use privmemfd_ioctls::PrivMemFd;
 use tdhost::{Command, Device, Report, SeptState, Td};
 
-use crate::fixtures::{movable, PAGE};
+use crate::fixtures::{movable, wait_for, PAGE, PATIENCE};
 use crate::ktap::skip;
 
 const EMULATOR: &str = "/sys/kernel/debug/tdxemu";
@@ -226,6 +228,16 @@ pub fn pin_to(cpu: usize) {
     assert_eq!(ret, 0, "no CPU {cpu}");
 }
 
+/// Unloads a kernel module that nobody uses.
+pub fn unload(module: &CStr) -> io::Result<()> {
+    // SAFETY: the name is a C string.
+    let ret = unsafe { libc::syscall(libc::SYS_delete_module, module.as_ptr(), libc::O_NONBLOCK) };
+    if ret != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
 /// vCPUs at work: each writes and compares its part of the memory without pause,
 /// each round with another content.
 pub struct Crew {
@@ -255,6 +267,14 @@ impl Crew {
     /// Rounds of all vCPUs so far.
     pub fn rounds(&self) -> u64 {
         self.rounds.load(Ordering::Relaxed)
+    }
+
+    /// Panics unless the vCPUs get further.
+    #[track_caller]
+    pub fn goes_on(&self) {
+        let goal = self.rounds() + 2;
+        let on = wait_for(PATIENCE, || self.rounds() >= goal || self.any_left());
+        assert!(on, "the guest hangs");
     }
 
     /// Whether a vCPU has ended.
