@@ -1,0 +1,243 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Relocation by the TDX module against everything else that can happen to a TD
+//! at the same time, for some seconds each.
+
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use selftests::cases;
+use selftests::fixtures::{in_movable_zone, movable, seed, PAGE};
+use selftests::hostmem::{movable_blocks, Mover};
+use selftests::ktap::{self, note};
+use selftests::tdx::{device, emulator, pin_to, Crew, Tdx};
+use tdhost::{Command, SeptState, Td};
+
+const PAGES: u64 = 512;
+const TIME: Duration = Duration::from_secs(5);
+
+/// A small generator: the same seed gives the same ranges.
+struct Dice(u64);
+
+impl Dice {
+    fn below(&mut self, n: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % n
+    }
+
+    /// Some pages of so many from page `first`.
+    fn range(&mut self, first: u64, pages: u64) -> std::ops::Range<u64> {
+        let start = self.below(pages);
+        let len = 1 + self.below((pages - start).min(64));
+        (first + start) * PAGE..(first + start + len) * PAGE
+    }
+}
+
+/// Repeats `step` for [`TIME`]; returns how often.
+fn repeat(mut step: impl FnMut(&mut Dice)) -> u64 {
+    let mut dice = Dice(seed() | 1);
+    let end = Instant::now() + TIME;
+    let mut count = 0;
+    while Instant::now() < end {
+        step(&mut dice);
+        count += 1;
+    }
+    count
+}
+
+fn report(what: &str, count: u64, moved: u64) {
+    note(format!("{count} times {what}, {moved} pages moved"));
+    assert!(count > 0 && moved > 0, "nothing raced");
+    assert!(!emulator::is_dead(), "the TDX module has shut itself down");
+    assert_eq!(emulator::stray_writes(), 0, "the host wrote to a TD's page");
+}
+
+/// A TD at work, pages moving, and `step` again and again.
+fn against(what: &str, tdx: Tdx, mut step: impl FnMut(&Tdx, &mut Dice)) {
+    let tdx = Arc::new(tdx);
+    let crew = Crew::start(&tdx);
+    let mover = Mover::start(&tdx.fd);
+    let count = repeat(|dice| step(&tdx, dice));
+    mover.end();
+    crew.goes_on();
+    crew.end();
+    tdx.verify();
+    let s = tdx.td.stat().unwrap();
+    assert_eq!(s.dead, 0, "{s:?}");
+    note(format!(
+        "{} waits, {} faults, {} retries",
+        s.waits, s.faults, s.retries
+    ));
+    report(what, count, s.moved);
+}
+
+fn vcpus() {
+    against("nothing else", Tdx::running(PAGES, 2), |_, _| {
+        thread::sleep(Duration::from_millis(50));
+    });
+}
+
+fn vcpus_that_change_cpus() {
+    let mut n = 0;
+    against("moved to another CPU", Tdx::running(PAGES, 2), |_, _| {
+        // The vCPUs' threads are where the scheduler puts them; this one pushes.
+        n += 1;
+        pin_to(n % 2);
+        let end = Instant::now() + Duration::from_millis(5);
+        while Instant::now() < end {
+            std::hint::spin_loop();
+        }
+    });
+}
+
+fn holes_and_faults() {
+    // vCPU 0 to 2 work on what stays; vCPU 3 accepts and fills what went.
+    let mut tdx = Tdx::running(PAGES, 4);
+    let first = tdx.share(3).start / PAGE;
+    let own = tdx.pages - first;
+    tdx.vcpus = 3;
+    tdx.pages = first;
+    let all = Arc::new(tdx);
+    let crew = Crew::start(&all);
+    let mover = Mover::start(&all.fd);
+    let mut punched = 0;
+    let count = repeat(|dice| {
+        let hole = dice.range(first, own);
+        all.fd.punch_hole(hole.clone()).unwrap();
+        punched += (hole.end - hole.start) / PAGE;
+        all.ok(3, Command::Accept, hole.clone());
+        assert_eq!(all.td.read(hole.start).unwrap(), 0, "new memory is zero");
+        all.ok(3, Command::Fill(all.seed), hole);
+        all.ok(
+            3,
+            Command::Verify(all.seed),
+            first * PAGE..(first + own) * PAGE,
+        );
+    });
+    mover.end();
+    crew.goes_on();
+    crew.end();
+    all.verify();
+    let s = all.td.stat().unwrap();
+    assert_eq!((s.removed, s.dead), (punched, 0), "{s:?}");
+    report("punched and faulted", count, s.moved);
+}
+
+fn holes_alone() {
+    // Nobody gives the pages back: the hole may come at any moment of a move.
+    let mut moved = 0;
+    let count = repeat(|dice| {
+        let tdx = Tdx::running(64, 1);
+        let mover = Mover::start(&tdx.fd);
+        for _ in 0..32 {
+            tdx.fd.punch_hole(dice.range(0, 64)).unwrap();
+        }
+        mover.end();
+        tdx.check_mapping();
+        moved += tdx.td.stat().unwrap().moved;
+    });
+    report("punched 32 holes", count, moved);
+}
+
+fn finalize() {
+    let mut moved = 0;
+    let count = repeat(|_| {
+        let tdx = Tdx::empty(128, 1);
+        let half = tdx.all().end / 2;
+        let mover = Mover::start(&tdx.fd);
+        tdx.td.add(0..half, tdx.seed).unwrap();
+        tdx.td.aug(half..tdx.all().end).unwrap();
+        tdx.td.finalize().unwrap();
+        tdx.ok(0, Command::Accept, half..tdx.all().end);
+        tdx.ok(0, Command::Fill(tdx.seed), half..tdx.all().end);
+        tdx.ok(0, Command::Verify(tdx.seed), tdx.all());
+        mover.end();
+        tdx.verify();
+        assert_eq!(tdx.in_state(SeptState::Mapped), 128);
+        moved += tdx.td.stat().unwrap().moved;
+    });
+    report("built and finalized", count, moved);
+}
+
+fn run_all(td: &Td, command: Command) {
+    let report = td.run(0, command, 0..64 * PAGE).unwrap();
+    assert_eq!(
+        (report.code, report.mismatches),
+        (0, 0),
+        "{command:?}: {report:x?}"
+    );
+}
+
+fn destruction() {
+    let fd = movable(64 * PAGE);
+    fd.allocate(0..64 * PAGE).unwrap();
+    let mover = Mover::start(&fd);
+    let mut moved = 0;
+    let count = repeat(|dice| {
+        let td = device().create(&fd, 64, 1, false).unwrap();
+        td.finalize().unwrap();
+        let seed = dice.below(u64::MAX);
+        run_all(&td, Command::Accept);
+        run_all(&td, Command::Fill(seed));
+        run_all(&td, Command::Verify(seed));
+        moved += td.stat().unwrap().moved;
+    });
+    mover.end();
+    report("made and destroyed a TD", count, moved);
+}
+
+fn close() {
+    let mut moved = 0;
+    let count = repeat(|dice| {
+        let fd = movable(64 * PAGE);
+        let td = device().create(&fd, 64, 1, false).unwrap();
+        td.finalize().unwrap();
+        let seed = dice.below(u64::MAX);
+        run_all(&td, Command::Accept);
+        run_all(&td, Command::Fill(seed));
+        let mover = Mover::start(&fd);
+        drop(fd);
+        run_all(&td, Command::Verify(seed));
+        moved += td.stat().unwrap().moved;
+        mover.end();
+    });
+    report("closed the file", count, moved);
+}
+
+fn offline() {
+    let size = 4 * PAGES * PAGE;
+    let tdx = Tdx::on(in_movable_zone(size), 4 * PAGES, 2).boot();
+    against("offlined and onlined", tdx, |tdx, _| {
+        for (block, _) in movable_blocks(&tdx.fd, size).into_iter().take(1) {
+            if block.set_state("offline").is_ok() {
+                block.set_state("online_movable").unwrap();
+            }
+        }
+    });
+}
+
+fn looking() {
+    against("read", Tdx::running(PAGES, 2), |tdx, dice| {
+        let gpa = dice.below(PAGES) * PAGE;
+        tdx.td.read(gpa).unwrap();
+        let s = tdx.td.sept(gpa).unwrap();
+        assert_eq!((s.state, s.pfn), (SeptState::Mapped, s.mirror), "{gpa:#x}");
+    });
+}
+
+fn main() -> ExitCode {
+    ktap::main(cases![
+        "relocation against vCPUs" => vcpus,
+        "relocation against vCPUs that change CPUs" => vcpus_that_change_cpus,
+        "relocation against holes and faults that fill them" => holes_and_faults,
+        "relocation against holes alone" => holes_alone,
+        "relocation against FINALIZE" => finalize,
+        "relocation against the destruction of a TD" => destruction,
+        "relocation against closing the file" => close,
+        "relocation on request against offlining" => offline,
+        "relocation against MEM.RD and SEPT.RD" => looking,
+    ])
+}
