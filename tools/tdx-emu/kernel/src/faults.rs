@@ -97,7 +97,7 @@ impl Line {
             (_, None, None) => {
                 let nth = self.nth.unwrap_or(1);
                 let count = self.repeat.unwrap_or(1);
-                (nth != 0).then_some(When::Nth { nth, count })
+                (nth != 0).then_some(When::From { nth, count })
             }
             (false, Some(k), None) => (k != 0).then_some(When::Every(k)),
             (false, None, Some(p)) => Some(When::Random(p)),
@@ -160,7 +160,8 @@ pub(crate) fn show(f: &mut fmt::Formatter<'_>) -> fmt::Result {
     for (rule, fired) in module().faults.rules() {
         write!(f, "{}", LeafName(rule.leaf))?;
         match rule.when {
-            When::Nth { nth, count } => write!(f, " nth={nth} repeat={count}")?,
+            When::Nth(n) => write!(f, " nth={n} repeat=1")?,
+            When::From { nth, count } => write!(f, " nth={nth} repeat={count}")?,
             When::Every(k) => write!(f, " every={k}")?,
             When::Random(p) => write!(f, " random={p}/65536")?,
         }

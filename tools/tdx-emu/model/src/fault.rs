@@ -9,9 +9,10 @@ pub const MAX_RULES: usize = 16;
 /// Which calls of the leaf a rule is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum When {
-    /// The n-th call from now on, counted from 1, and those after it,
-    /// `count` in all; 0: without end.
-    Nth {
+    /// The n-th call from now on, counted from 1, once.
+    Nth(u32),
+    /// The n-th call and those after it, `count` in all; 0: without end.
+    From {
         /// n.
         nth: u16,
         /// How many.
@@ -100,7 +101,8 @@ impl FaultPlan {
     /// Adds a rule. Returns its number, or `None` if the plan is full.
     pub fn add(&self, rule: Rule) -> Option<usize> {
         let (kind, param) = match rule.when {
-            When::Nth { nth, count } => (0, u64::from(nth) | u64::from(count) << 16),
+            When::Nth(n) => (0, u64::from(n)),
+            When::From { nth, count } => (3, u64::from(nth) | u64::from(count) << 16),
             When::Every(k) => (1, u64::from(k)),
             When::Random(p) => (2, u64::from(p)),
         };
@@ -131,12 +133,13 @@ impl FaultPlan {
             let head = s.head.get();
             let param = (head >> 32) as u32;
             let when = match head >> 16 & 0xFF {
-                0 => When::Nth {
+                0 => When::Nth(param),
+                1 => When::Every(param),
+                2 => When::Random(param as u16),
+                _ => When::From {
                     nth: param as u16,
                     count: (param >> 16) as u16,
                 },
-                1 => When::Every(param),
-                _ => When::Random(param as u16),
             };
             let action = if head >> 24 & 0x7F == 0 {
                 Action::Status(s.action.get())
@@ -176,12 +179,13 @@ impl FaultPlan {
             let n = s.count.add(1) + 1;
             let param = head >> 32;
             let fire = match head >> 16 & 0xFF {
-                0 => {
+                0 => n == param,
+                1 => param != 0 && n % param == 0,
+                2 => u64::from(self.random()) < param,
+                _ => {
                     let (nth, count) = (param & 0xFFFF, param >> 16);
                     n >= nth && (count == 0 || n - nth < count)
                 }
-                1 => param != 0 && n % param == 0,
-                _ => u64::from(self.random()) < param,
             };
             if !fire || hit.is_some() {
                 continue;
@@ -217,7 +221,8 @@ mod tests {
 
     #[test]
     fn nth_and_every() {
-        let from = |nth, count| hits(When::Nth { nth, count }, 6);
+        assert_eq!(hits(When::Nth(3), 9), [3]);
+        let from = |nth, count| hits(When::From { nth, count }, 6);
         assert_eq!(from(3, 1), [3]);
         assert_eq!(from(3, 2), [3, 4]);
         assert_eq!(from(5, 0), [5, 6]);
@@ -236,7 +241,7 @@ mod tests {
         let plan = FaultPlan::new();
         let rule = Rule {
             leaf: 0,
-            when: When::Nth { nth: 1, count: 1 },
+            when: When::Nth(1),
             action: Action::Callback(3),
         };
         for _ in 0..MAX_RULES {

@@ -269,7 +269,7 @@ fn fault_plan() {
     };
     let s = busy(op::OP_STATE);
     vm.m.faults
-        .add(rule(When::Nth { nth: 2, count: 1 }, Action::Status(s)))
+        .add(rule(When::Nth(2), Action::Status(s)))
         .unwrap();
     vm.track();
     let r = want(&vm, "injected", 0, Regs::call(38, TDR, 0), s);
@@ -288,7 +288,7 @@ fn fault_plan() {
     vm.m.faults.clear();
     // A callback runs, and then the call is carried out.
     vm.m.faults
-        .add(rule(When::Nth { nth: 1, count: 1 }, Action::Callback(9)))
+        .add(rule(When::Nth(1), Action::Callback(9)))
         .unwrap();
     let epoch = vm.m.td_view(TDR).epoch;
     vm.track();
