@@ -4,6 +4,8 @@
 # tdx-modules.sh KDIR OUT [MAKE_ARGS...]
 #	Build the TDX emulator's kernel modules for the built kernel in KDIR. The
 #	modules are left in OUT, what they are made from in OUT/NAME.build.
+#	tdhost.ko uses privmemfd.ko: it is built if MAKE_ARGS have
+#	KBUILD_EXTRA_SYMBOLS=, the Module.symvers of that.
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=lib.sh
 . "$(dirname "$0")/lib.sh"
@@ -27,7 +29,7 @@ build() {
 	cp "$out/$name.build/$name.ko" "$out/$name.ko"
 }
 
-for pair in tdxemu:kernel tdhost:tdhost; do
-	folder=$TOP/tools/tdx-emu/${pair#*:}
-	[ ! -f "$folder/Kbuild" ] || build "${pair%%:*}" "$folder" "$@"
-done
+build tdxemu "$TOP/tools/tdx-emu/kernel" "$@"
+case " $*" in
+*" KBUILD_EXTRA_SYMBOLS="*) build tdhost "$TOP/tools/tdx-emu/tdhost" "$@" ;;
+esac
