@@ -135,7 +135,7 @@ impl<M: Machine> Module<M> {
             leaf::VP_FLUSH => self.vp_flush(regs, lp),
             leaf::MNG_VPFLUSHDONE => self.mng_vpflushdone(regs),
             leaf::MNG_KEY_FREEID => self.mng_key_freeid(regs),
-            leaf::MNG_INIT => self.mng_init(regs),
+            leaf::MNG_INIT => self.mng_init(regs, lp),
             leaf::VP_INIT => self.vp_init(regs, version, lp),
             leaf::MEM_PAGE_PROMOTE => self.mem_page_promote(regs, version, lp),
             leaf::PHYMEM_PAGE_RDMD => self.phymem_page_rdmd(regs),

@@ -31,6 +31,7 @@ mod walk;
 pub use config::Config;
 pub use dispatch::Outcome;
 pub use leaf::guest::{GuestEvent, GuestOutcome};
+pub use leaf::guest_state::{VcpuControls, VeInfo};
 pub use mem::{Machine, PhysMem, Platform};
 pub use module::{Module, Violation};
 pub use regs::Regs;

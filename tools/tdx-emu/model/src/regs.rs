@@ -47,6 +47,38 @@ impl Regs {
         }
     }
 
+    /// All registers, in the order of the fields.
+    #[must_use]
+    pub fn array(&self) -> [u64; 15] {
+        [
+            self.rax, self.rcx, self.rdx, self.rbx, self.rbp, self.rsi, self.rdi, self.r8, self.r9,
+            self.r10, self.r11, self.r12, self.r13, self.r14, self.r15,
+        ]
+    }
+
+    /// The registers of an array in the order of the fields.
+    #[must_use]
+    pub fn from_array(a: [u64; 15]) -> Self {
+        let [rax, rcx, rdx, rbx, rbp, rsi, rdi, r8, r9, r10, r11, r12, r13, r14, r15] = a;
+        Regs {
+            rax,
+            rcx,
+            rdx,
+            rbx,
+            rbp,
+            rsi,
+            rdi,
+            r8,
+            r9,
+            r10,
+            r11,
+            r12,
+            r13,
+            r14,
+            r15,
+        }
+    }
+
     /// R8 to R11 by index 0 to 3 (the page operands of VM 0 to 3).
     #[must_use]
     pub fn page_operand(&self, vm: usize) -> u64 {
@@ -135,6 +167,10 @@ pub const BEFORE_READY: &[u16] = &[31, 32, 33, 34, 35, 37, 44, 45, 53];
 #[allow(missing_docs)]
 pub mod tdcall {
     pub const VP_VMCALL: u16 = 0;
+    pub const VP_INFO: u16 = 1;
+    pub const VP_VEINFO_GET: u16 = 3;
+    pub const MR_REPORT: u16 = 4;
+    pub const VP_CPUIDVE_SET: u16 = 5;
     pub const MEM_PAGE_ACCEPT: u16 = 6;
     pub const MEM_PAGE_ATTR_RD: u16 = 23;
     pub const MEM_PAGE_ATTR_WR: u16 = 24;

@@ -26,6 +26,7 @@ macro_rules! codes {
 
 codes! {
     SUCCESS = 0x0000_0000;
+    NON_RECOVERABLE_VCPU = 0x4000_0001;
     INTERRUPTED_RESUMABLE = 0x8000_0003;
     INTERRUPTED_RESTARTABLE = 0x8000_0004;
     NON_RECOVERABLE_TD_NON_ACCESSIBLE = 0x6000_0005;
@@ -58,6 +59,7 @@ codes! {
     VCPU_STATE_INCORRECT = 0xC000_0700;
     VCPU_ASSOCIATED = 0x8000_0701;
     VCPU_NOT_ASSOCIATED = 0x8000_0702;
+    NO_VALID_VE_INFO = 0xC000_0704;
     MAX_VCPUS_EXCEEDED = 0xC000_0705;
     TSC_ROLLBACK = 0xC000_0706;
     KEY_GENERATION_FAILED = 0x8000_0800;
@@ -123,6 +125,8 @@ pub const fn class(status: u64) -> u64 {
 
 /// An exit of the TD to the host, which is not an error.
 pub const EXIT_REASON_INTERRUPT: u64 = 1;
+/// The basic exit reason of a triple fault.
+pub const EXIT_REASON_TRIPLE_FAULT: u64 = 2;
 /// The basic exit reason of an EPT violation.
 pub const EXIT_REASON_EPT_VIOLATION: u64 = 48;
 /// The basic exit reason of TDCALL.

@@ -74,7 +74,11 @@ pub mod tdcs {
     pub const TSC_FREQUENCY: u64 = 0x70;
     pub const HP_LOCK_TIMEOUT: u64 = 0x78;
     pub const CONFIG_FLAGS: u64 = 0x80;
+    pub const TSC_OFFSET: u64 = 0x88;
+    pub const TSC_MULTIPLIER: u64 = 0x90;
     pub const MRTD: u64 = 0x100;
+    /// Two words for each configurable CPUID leaf.
+    pub const CPUID: u64 = 0x200;
     /// The TDCX page with the x2APIC ids of the vCPUs, 32 bits each.
     pub const X2APIC_PAGE: u64 = 4;
 }
@@ -98,14 +102,33 @@ pub mod tdvps {
     pub const HP_BUSY: u64 = 0x58;
     pub const HP_BUSY_START: u64 = 0x60;
     pub const VE_VALID: u64 = 0x68;
-    pub const GUEST_RAX: u64 = 0x70;
-    pub const GUEST_RCX: u64 = 0x78;
-    pub const GUEST_RDX: u64 = 0x80;
+    pub const VE_REASON: u64 = 0x70;
+    pub const VE_QUALIFICATION: u64 = 0x78;
+    pub const VE_GLA: u64 = 0x80;
+    pub const VE_GPA: u64 = 0x88;
+    /// Instruction length, and instruction information in the upper half.
+    pub const VE_INSTRUCTION: u64 = 0x90;
+    /// A virtual interrupt can be delivered.
+    pub const INTR_PENDING: u64 = 0x98;
+    pub const PEND_NMI: u64 = 0xA0;
+    pub const SHARED_EPTP: u64 = 0xA8;
+    pub const POSTED_VECTOR: u64 = 0xB0;
+    pub const POSTED_DESCRIPTOR: u64 = 0xB8;
+    pub const PIN_CONTROLS: u64 = 0xC0;
+    pub const SECONDARY_CONTROLS: u64 = 0xC8;
+    pub const NOTIFY_WINDOW: u64 = 0xD0;
+    /// The guest wants #VE for every CPUID leaf, by privilege (bits 0, 1).
+    pub const CPUID_VE: u64 = 0xD8;
     pub const PAGES: u64 = 0x100;
     pub const EPF_LIST: u64 = 0x200;
     pub const EPF_LIST_SIZE: u64 = 32;
     /// Registers of [`crate::program`].
     pub const PROGRAM: u64 = 0x400;
+    /// The general purpose registers of the guest, in the order of `Regs`.
+    pub const GPRS: u64 = 0x380;
+    pub const GUEST_RAX: u64 = GPRS;
+    pub const GUEST_RCX: u64 = GPRS + 8;
+    pub const GUEST_RDX: u64 = GPRS + 16;
     pub const MAGIC: u64 = 0x5650_4454_5F58_4454;
 }
 

@@ -58,6 +58,16 @@ pub enum GuestEvent {
         /// The guest's registers; RCX selects those the host gets.
         regs: Regs,
     },
+    /// Another VM exit that the host gets to see: an exception or NMI, an
+    /// interrupt that was acknowledged, a shutdown of the vCPU.
+    Exit {
+        /// Basic exit reason.
+        reason: u16,
+        /// Exit qualification.
+        qual: u64,
+        /// Exit interruption information.
+        intr_info: u64,
+    },
     /// The guest reads the 64-bit word at a private GPA.
     Read {
         /// The address.
@@ -171,6 +181,7 @@ impl<M: Machine> Module<M> {
         let (reason, rip_adv) = match event {
             GuestEvent::Interrupt { rip_adv } => (EXIT_REASON_INTERRUPT, rip_adv),
             GuestEvent::EptViolation { rip_adv, .. } => (EXIT_REASON_EPT_VIOLATION, rip_adv),
+            GuestEvent::Exit { reason, .. } => (reason.into(), 0),
             _ => (EXIT_REASON_TDCALL, 0),
         };
         self.vset(&v, tdvps::LAST_EXIT_TSC, self.machine.tsc(lp));
@@ -198,6 +209,9 @@ impl<M: Machine> Module<M> {
                 self.tdcall_end(&v, tdcall::MEM_PAGE_ATTR_WR, r)
             }
             GuestEvent::VmCall { regs } => self.vmcall(&v, &regs),
+            GuestEvent::Exit {
+                qual, intr_info, ..
+            } => self.other_exit(&v, reason, qual, intr_info),
             _ => self.td_exit(&v, reason, 0, 0, 0, last_exit::ASYNC_FAULT),
         }
     }
@@ -224,7 +238,15 @@ impl<M: Machine> Module<M> {
         self.g.lp[v.lp].tdvpr.set(0);
     }
 
-    fn td_exit(&self, v: &Vcpu, rax: u64, qual: u64, ext: u64, gpa: u64, how: u64) -> GuestOutcome {
+    pub(super) fn td_exit(
+        &self,
+        v: &Vcpu,
+        rax: u64,
+        qual: u64,
+        ext: u64,
+        gpa: u64,
+        how: u64,
+    ) -> GuestOutcome {
         self.vset(v, tdvps::STATE, vcpu::READY);
         self.vset(v, tdvps::LAST_TD_EXIT, how);
         self.epoch_leave(&v.td, v.tdvpr);
@@ -299,7 +321,6 @@ impl<M: Machine> Module<M> {
             };
             if sept::state(w.raw).acceptable() {
                 if self.tdcs_rd(&v.td, tdcs::ATTRIBUTES) & SEPT_VE_DISABLE == 0 {
-                    self.vset(v, tdvps::VE_VALID, 1);
                     return GuestOutcome::VirtException;
                 }
                 ext = eeq::PENDING;
@@ -331,7 +352,7 @@ impl<M: Machine> Module<M> {
     }
 
     /// The way back from a TDCALL.
-    fn tdcall_end(&self, v: &Vcpu, leaf: u16, r: Result<(), Stop>) -> GuestOutcome {
+    pub(super) fn tdcall_end(&self, v: &Vcpu, leaf: u16, r: Result<(), Stop>) -> GuestOutcome {
         let mut rax = match r {
             Ok(()) => SUCCESS,
             Err(Stop::Status(s)) => s,
@@ -387,7 +408,7 @@ impl<M: Machine> Module<M> {
             .map_err(|e| Stop::from(with_op(e, op::RCX)))
     }
 
-    fn page_accept(&self, v: &Vcpu, operand: u64) -> Result<(), Stop> {
+    pub(super) fn page_accept(&self, v: &Vcpu, operand: u64) -> Result<(), Stop> {
         let bad = Stop::Status(with_op(OPERAND_INVALID, op::RCX));
         let Some((gpa, level)) = mapping(operand, 0, 1) else {
             return Err(bad);

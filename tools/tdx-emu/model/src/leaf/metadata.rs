@@ -5,6 +5,7 @@
 //! A field id is matched by class, field code and element size; context bits
 //! are ignored. Field ids: Intel TDX module 1.5 ABI definitions (JSON tables).
 
+use super::cpuid;
 use crate::config::{MAX_RESERVED, MAX_TDMRS};
 use crate::mem::Machine;
 use crate::module::Module;
@@ -64,7 +65,7 @@ pub const fn first_sys_field() -> u64 {
     SYS[0]
 }
 
-fn well_formed(field: u64) -> bool {
+pub(super) fn well_formed(field: u64) -> bool {
     field & RESERVED == 0
 }
 
@@ -93,11 +94,10 @@ impl<M: Machine> Module<M> {
             (0x11, 0x10..=0x12) => 16,
             (0x18, 0) => 4096,
             (0x18, 0x100 | 0x200) => 0x6000,
-            // The model does not check CPUID configuration: it offers none
-            // beyond zero values.
-            (0x19, 4) => 18,
+            (0x19, 4) => cpuid::CPUID_CONFIG.len() as u64,
             (0x19, 8) => 576,
-            (0x19, 0x400..=0x411 | 0x500..=0x523) => 0,
+            (0x19, 0x400..=0x411) => cpuid::config_leaf(code - 0x400),
+            (0x19, 0x500..=0x523) => cpuid::config_bits(code - 0x500),
             _ => return Err(METADATA_FIELD_ID_INCORRECT),
         };
         let next = SYS
@@ -143,6 +143,8 @@ impl<M: Machine> Module<M> {
             (0x11, 2) => self.tdcs_rd(td, tdcs::MAX_VCPUS),
             (0x11, 3) => self.tdcs_rd(td, tdcs::GPAW),
             (0x11, 4) => self.tdcs_rd(td, tdcs::EPTP),
+            (0x11, 0xA) => self.tdcs_rd(td, tdcs::TSC_OFFSET),
+            (0x11, 0xB) => self.tdcs_rd(td, tdcs::TSC_MULTIPLIER),
             (0x11, 0xC) => self.tdcs_rd(td, tdcs::TSC_FREQUENCY),
             (0x11, 0x11) => {
                 let per_us = (self.config.tsc_hz / 1_000_000).max(1);
@@ -152,6 +154,11 @@ impl<M: Machine> Module<M> {
             // TDCS: TD_EPOCH, REFCOUNT.
             (0x12, 0) => self.tdcs_rd(td, tdcs::EPOCH),
             (0x12, 1 | 2) => self.tdcs_rd(td, tdcs::REFCOUNT) >> (16 * (code - 1)) & 0xFFFF,
+            // CPUID values as the guest sees them.
+            (0x14, _) => match self.cpuid_value(td, code) {
+                Some(v) => v,
+                None => return Err(METADATA_FIELD_ID_INCORRECT),
+            },
             _ => return Err(METADATA_FIELD_ID_INCORRECT),
         };
         Ok((value, NONE))
@@ -167,14 +174,10 @@ impl<M: Machine> Module<M> {
         }
         let debug = self.is_debug(td);
         let value = match (class, code) {
-            // VCPU_STATE_DETAILS: no virtual interrupt is ever pending.
-            (0x11, 0x100) => return Ok((0, NONE)),
-            // RCX and R8 as VP.INIT set them; the other registers are the
-            // front end's.
-            (0x10, 0) => self.vp_rd(td, tdvpr, tdvps::GUEST_RAX),
-            (0x10, 1 | 8) => self.vp_rd(td, tdvpr, tdvps::GUEST_RCX),
-            (0x10, 2) => self.vp_rd(td, tdvpr, tdvps::GUEST_RDX),
-            (0x10, 3 | 5..=15) => 0,
+            // VCPU_STATE_DETAILS: bit 0 = a virtual interrupt is pending.
+            (0x11, 0x100) => return Ok((self.vp_rd(td, tdvpr, tdvps::INTR_PENDING), NONE)),
+            (0x10, 0..=3) => self.vp_rd(td, tdvpr, tdvps::GPRS + 8 * code),
+            (0x10, 5..=15) => self.vp_rd(td, tdvpr, tdvps::GPRS + 8 * (code - 1)),
             (0x20, 0) => self.vp_rd(td, tdvpr, tdvps::STATE),
             (0x20, 2) => self.vp_rd(td, tdvpr, tdvps::VCPU_INDEX),
             (0x20, 3) => self.vp_rd(td, tdvpr, tdvps::NUM_PAGES),

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! TDH.MNG.INIT: reads TD_PARAMS.
 
+use super::cpuid::CPUID_CONFIG;
 use crate::locks::Mode;
 use crate::mem::Machine;
 use crate::module::Module;
@@ -25,6 +26,7 @@ pub(crate) mod params {
     pub const ARCH_CAPABILITIES: u64 = 224;
     pub const RESERVED_2: u64 = 232;
     pub const RESERVED_2_END: u64 = 256;
+    pub const CPUID: u64 = 256;
     /// After 18 CPUID values.
     pub const RESERVED_3: u64 = 256 + 18 * 16;
 }
@@ -45,7 +47,7 @@ fn xfam_ok(x: u64, fixed0: u64) -> bool {
 }
 
 impl<M: Machine> Module<M> {
-    pub(crate) fn mng_init(&self, regs: &mut Regs) -> Res<u64> {
+    pub(crate) fn mng_init(&self, regs: &mut Regs, lp: usize) -> Res<u64> {
         let (tdr, pa) = (regs.rcx, regs.rdx);
         regs.rcx = 0;
         let _tdr = self.tdr_explicit(tdr, op::RCX, Mode::Exclusive)?;
@@ -63,6 +65,9 @@ impl<M: Machine> Module<M> {
         for i in 0..6 {
             self.tdcs_wr(&td, tdcs::MRTD + 8 * i, 0);
         }
+        // The TD's clock starts now.
+        let tsc = self.machine.tsc(lp);
+        self.tdcs_wr(&td, tdcs::TSC_OFFSET, tsc.wrapping_neg());
         self.tdcs_wr(&td, tdcs::OP_STATE, op_state::INITIALIZED);
         Ok(SUCCESS)
     }
@@ -125,6 +130,8 @@ impl<M: Machine> Module<M> {
             return invalid(op::TSC_FREQUENCY);
         }
         self.tdcs_wr(td, tdcs::TSC_FREQUENCY, tsc);
+        let ratio = (u128::from(tsc * 25_000_000) << 48) / u128::from(self.config.tsc_hz.max(1));
+        self.tdcs_wr(td, tdcs::TSC_MULTIPLIER, ratio as u64);
         if word(params::TSC_FREQUENCY) >> 16 != 0
             || !zero(params::TSC_FREQUENCY + 8, params::RESERVED_1_END)
             || counts >> 25 & 0x7F != 0
@@ -132,6 +139,9 @@ impl<M: Machine> Module<M> {
             || !zero(params::RESERVED_3, params::SIZE)
         {
             return invalid(op::RDX);
+        }
+        for i in 0..2 * CPUID_CONFIG.len() as u64 {
+            self.tdcs_wr(td, tdcs::CPUID + 8 * i, word(params::CPUID + 8 * i));
         }
         // Configured IA32_ARCH_CAPABILITIES need their control bit.
         if counts >> 24 & 1 == 0 && word(params::ARCH_CAPABILITIES) != 0 {

@@ -1,9 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 //! The leaves, one file per family.
 
+mod cpuid;
 pub mod guest;
 mod guest_access;
 mod guest_attr;
+mod guest_call;
+pub mod guest_state;
 mod mem_large;
 mod mem_page;
 mod mem_range;
@@ -20,3 +23,4 @@ mod sys_config;
 mod track;
 mod vp;
 pub(crate) mod vp_enter;
+mod vp_write;

@@ -9,9 +9,9 @@ use crate::opstate::lifecycle;
 use crate::pamt::{pt, PageGuard};
 use crate::regs::{leaf, op, Regs};
 use crate::status::{
-    with_op, Res, MAX_VCPUS_EXCEEDED, METADATA_FIELD_NOT_WRITABLE, OPERAND_INVALID, SUCCESS,
-    TDCX_NUM_INCORRECT, TD_KEYS_NOT_CONFIGURED, VCPU_ASSOCIATED, VCPU_NOT_ASSOCIATED,
-    VCPU_STATE_INCORRECT, X2APIC_ID_NOT_UNIQUE,
+    with_op, Res, MAX_VCPUS_EXCEEDED, OPERAND_INVALID, SUCCESS, TDCX_NUM_INCORRECT,
+    TD_KEYS_NOT_CONFIGURED, VCPU_ASSOCIATED, VCPU_NOT_ASSOCIATED, VCPU_STATE_INCORRECT,
+    X2APIC_ID_NOT_UNIQUE,
 };
 use crate::td::{last_exit, tdcs, tdr, tdvps, vcpu, Td, TdLock, MAX_TDVPS, NO_LP};
 
@@ -150,7 +150,7 @@ impl<M: Machine> Module<M> {
         }
         self.vp_wr(td, tdvpr, tdvps::VCPU_INDEX, index);
         self.vp_wr(td, tdvpr, tdvps::LAST_EXIT_TSC, self.machine.tsc(lp));
-        self.vp_wr(td, tdvpr, tdvps::GUEST_RCX, regs.rdx);
+        self.guest_reset(td, tdvpr, index, regs.rdx);
         self.vp_wr(td, tdvpr, tdvps::STATE, vcpu::READY);
         self.vp_wr(td, tdvpr, tdvps::LAST_TD_EXIT, last_exit::ASYNC_FAULT);
         self.vp_wr(td, tdvpr, tdvps::ASSOC_LP, lp as u64);
@@ -180,7 +180,7 @@ impl<M: Machine> Module<M> {
 
     /// VP.RD and VP.WR.
     pub(crate) fn vp_rdwr(&self, regs: &mut Regs, version: u8, lp: usize, wr: bool) -> Res<u64> {
-        let (tdvpr, field) = (regs.rcx, regs.rdx);
+        let (tdvpr, field, data) = (regs.rcx, regs.rdx, regs.r8);
         if !wr && version > 0 {
             regs.rdx = metadata::NONE;
         }
@@ -197,10 +197,11 @@ impl<M: Machine> Module<M> {
             return Err(VCPU_STATE_INCORRECT);
         }
         self.vp_associate(td, tdvpr, lp)?;
-        let (value, next) = self.vp_field(td, tdvpr, field, version > 0)?;
         if wr {
-            return Err(METADATA_FIELD_NOT_WRITABLE);
+            regs.r8 = self.vp_field_write(td, tdvpr, field, data, regs.r9)?;
+            return Ok(SUCCESS);
         }
+        let (value, next) = self.vp_field(td, tdvpr, field, version > 0)?;
         regs.r8 = value;
         if version > 0 {
             regs.rdx = next;

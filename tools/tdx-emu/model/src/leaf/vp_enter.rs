@@ -82,6 +82,9 @@ impl<M: Machine> Module<M> {
             self.flush_translations(lp, &td);
             me.last_tdvpr.set(tdvpr);
         }
+        if self.vp_rd(&td, tdvpr, tdvps::LAST_TD_EXIT) == last_exit::TDVMCALL {
+            self.vmcall_return(&td, tdvpr, regs);
+        }
         self.vp_wr(&td, tdvpr, tdvps::STATE, vcpu::ACTIVE);
         me.tdr.set(td.tdr);
         me.tdvpr.set(tdvpr);
