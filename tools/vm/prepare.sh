@@ -13,7 +13,7 @@ MEMORY=8G
 COMMAND_LINE="numa=fake=2 movablecore=4G cma=64M"
 
 # prepare plain|debug: everything up to, but without, the boot. Sets KERNEL,
-# KVM_MODULES and MODULE.
+# KVM_MODULES, MODULE and TDX_MODULES.
 prepare() {
 	local source
 	"$TOP/tools/build/provision.sh" || exit 1
@@ -33,6 +33,10 @@ prepare() {
 		tail -n 30 "$BUILD/module-$1.log" >&2
 		die "the module does not build" "read $BUILD/module-$1.log"
 	}
+	TDX_MODULES=$BUILD/tdx-$1
+	say "TDX emulator for the $1 kernel"
+	"$TOP/tools/build/tdx-modules.sh" "$KERNEL" "$TDX_MODULES" \
+		KBUILD_EXTRA_SYMBOLS="$BUILD/module-$1/Module.symvers" || exit 1
 	say "user-space programs"
 	cargo_tools build --release --quiet --workspace ||
 		die "the programs under tools/ do not build" "read the messages above"
@@ -49,7 +53,8 @@ cargo_tools() {
 boot() {
 	local job=$1 out=$2 seconds=$3 file
 	local add=(
-		--add "$MODULE:/modules/" --add "$KVM_MODULES/kvm.ko:/modules/kvm/" --add "$KVM_MODULES/kvm-amd.ko:/modules/kvm/"
+		--add "$MODULE:/modules/" --add "$TDX_MODULES/tdxemu.ko:/modules/" --add "$TDX_MODULES/tdhost.ko:/modules/"
+		--add "$KVM_MODULES/kvm.ko:/modules/kvm/" --add "$KVM_MODULES/kvm-amd.ko:/modules/kvm/"
 	)
 	shift 3
 	# The self-tests and the programs: whatever is executable there, no build files.

@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0
 //! `privmemfd-demo`: a guest writes and verifies its private memory without
 //! pause while the host compacts memory, takes memory blocks offline,
-//! allocates contiguous memory and moves pages between nodes. Ends with a
-//! verdict.
+//! allocates contiguous memory and moves pages between nodes. On request a
+//! second guest does the same with memory that a TD owns. Ends with a verdict.
 
 mod hog;
 mod phases;
 mod report;
 mod stage;
+mod tdx;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -17,7 +18,7 @@ use clap::{Parser, Subcommand};
 use privmemctl::draw::{bytes, number};
 use privmemfd_ioctls::Refusal;
 
-use crate::report::Report;
+use crate::report::{Act, Phase, Report, TdxAct};
 use crate::stage::Stage;
 
 /// Run a guest on private memory while the host moves it.
@@ -43,6 +44,10 @@ struct Cli {
     /// Most rounds of taking memory blocks offline
     #[arg(long, default_value_t = 12)]
     rounds: u32,
+    /// Add an act in which a TD owns the memory and the TDX module moves it.
+    /// Needs tdxemu.ko (cipher=0) and tdhost.ko
+    #[arg(long)]
+    tdx: bool,
     /// Write the result to this file
     #[arg(long)]
     json: Option<PathBuf>,
@@ -79,7 +84,8 @@ fn parse_stride(text: &str) -> Result<u64, String> {
     }
 }
 
-fn run(cli: &Cli) -> anyhow::Result<Report> {
+/// The first act: the host copies.
+fn software(cli: &Cli) -> anyhow::Result<Act> {
     let size = cli.mib << 20;
     println!(
         "privmemfd: a guest with {} vCPUs and {} MiB of private memory ({} pages)",
@@ -87,44 +93,93 @@ fn run(cli: &Cli) -> anyhow::Result<Report> {
         cli.mib,
         number(size >> 12)
     );
-    let stage = Stage::open(size, cli.vcpus, cli.stride, cli.plain)?;
+    let (stage, _) = Stage::open(size, cli.vcpus, cli.stride, cli.plain, false)?;
     println!("the guest wrote all of it and now verifies and rewrites it without pause");
 
-    let mut phases = Vec::new();
-    phases.push(
-        stage.phase("compact", "fragmented memory is compacted", |notes| {
-            phases::compact(&stage, 3, size >> 14, notes)
-        })?,
-    );
+    let mut phases = vec![compact(&stage)?];
     let mut offlined = 0;
-    phases.push(stage.phase(
-        "offline",
-        "every movable memory block with guest pages goes offline and comes back",
-        |notes| {
-            offlined += phases::offline(&stage, cli.rounds, cli.target, notes)?;
-            Ok(())
-        },
-    )?);
+    phases.push(offline(&stage, cli, &mut offlined)?);
     phases.push(stage.phase(
         "cma",
         "contiguous memory is allocated over guest pages",
         |notes| phases::contiguous(&stage, notes),
     )?);
+    phases.push(on_request(&stage)?);
+    close(stage, cli, "software", offlined, phases)
+}
+
+/// The second act: the TDX module moves the pages of a TD.
+fn tdx(cli: &Cli) -> anyhow::Result<TdxAct> {
+    let size = 64 << 20;
+    println!(
+        "\n\nprivmemfd: a guest with {} vCPUs, its {} pages are a TD's on the emulated TDX module",
+        cli.vcpus,
+        number(size >> 12)
+    );
+    let (stage, companion) = Stage::open(size, cli.vcpus, cli.stride, cli.plain, true)?;
+    let mut companion = companion.expect("it was asked for");
+    println!("each page moves by BLOCK, TRACK, kick, RELOCATE, WBINVD: five steps, four SEAMCALLs");
+
+    let mut phases = vec![compact(&stage)?];
+    let mut offlined = 0;
+    phases.push(offline(&stage, cli, &mut offlined)?);
+    phases.push(on_request(&stage)?);
     phases.push(stage.phase(
+        "faults",
+        "the same while SEAMCALLs fail now and then",
+        |notes| companion.sabotage(|| phases::on_request(&stage, notes)),
+    )?);
+    let act = close(stage, cli, "tdx", offlined, phases)?;
+    let counters = companion.finish()?;
+    for (leaf, calls) in &counters.seamcalls {
+        println!("  {leaf:<24} {:>9}", number(*calls));
+    }
+    Ok(TdxAct { act, counters })
+}
+
+fn compact(stage: &Stage) -> anyhow::Result<Phase> {
+    let enough = stage.size >> 14;
+    stage.phase("compact", "fragmented memory is compacted", |notes| {
+        phases::compact(stage, 3, enough, notes)
+    })
+}
+
+fn offline(stage: &Stage, cli: &Cli, offlined: &mut u64) -> anyhow::Result<Phase> {
+    stage.phase(
+        "offline",
+        "every movable memory block with guest pages goes offline and comes back",
+        |notes| {
+            *offlined += phases::offline(stage, cli.rounds, cli.target, notes)?;
+            Ok(())
+        },
+    )
+}
+
+fn on_request(stage: &Stage) -> anyhow::Result<Phase> {
+    stage.phase(
         "move",
         "an administrator moves the guest to the other node and back",
-        |notes| phases::on_request(&stage, notes),
-    )?);
+        |notes| phases::on_request(stage, notes),
+    )
+}
 
+fn close(
+    stage: Stage,
+    cli: &Cli,
+    backend: &'static str,
+    offlined: u64,
+    phases: Vec<Phase>,
+) -> anyhow::Result<Act> {
+    let guest_pages = stage.size >> 12;
     let (fd, progress) = stage.close()?;
     println!("\nthe guest stopped after verifying everything once more");
     if let Some(first) = &progress.first {
         println!("  first wrong cell: {first:x?}");
     }
     let stat = fd.stat()?;
-    Ok(Report {
-        backend: "software",
-        guest_pages: size >> 12,
+    let act = Act {
+        backend,
+        guest_pages,
         relocated_pages: stat.relocated,
         target: cli.target,
         verified_bytes: progress.verified,
@@ -136,25 +191,26 @@ fn run(cli: &Cli) -> anyhow::Result<Report> {
             .filter(|(_, count)| *count > 0)
             .collect(),
         phases,
-        kernel_reports: None,
-    })
+    };
+    let refused: u64 = act.refused.values().sum();
+    println!("\n  pages moved      {:>12}", number(act.relocated_pages));
+    println!("  pages refused    {:>12}", number(refused));
+    println!("  blocks offlined  {:>12}", number(act.offlined_blocks));
+    println!("  guest verified   {:>12}", bytes(act.verified_bytes));
+    println!("  mismatches       {:>12}", number(act.mismatches));
+    Ok(act)
 }
 
 fn finish(cli: &Cli) -> anyhow::Result<bool> {
-    let report = run(cli)?;
+    let report = Report {
+        act: software(cli)?,
+        tdx: cli.tdx.then(|| tdx(cli)).transpose()?,
+        kernel_reports: None,
+    };
     if let Some(path) = &cli.json {
         let text = serde_json::to_string_pretty(&report)? + "\n";
         std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))?;
     }
-    let refused: u64 = report.refused.values().sum();
-    println!(
-        "\n  pages moved      {:>12}",
-        number(report.relocated_pages)
-    );
-    println!("  pages refused    {:>12}", number(refused));
-    println!("  blocks offlined  {:>12}", number(report.offlined_blocks));
-    println!("  guest verified   {:>12}", bytes(report.verified_bytes));
-    println!("  mismatches       {:>12}", number(report.mismatches));
     let complaints = report.complaints();
     if complaints.is_empty() {
         println!("\nPASS: the guest kept every byte");

@@ -22,6 +22,9 @@ const OFFLINE_LIMIT: Duration = Duration::from_secs(60);
 /// Less than the area, or the kernel would not turn to it.
 const SPARE: u64 = 36 << 20;
 
+/// Most times that a request is repeated which some pages were refused to.
+const TRIES: u32 = 2000;
+
 type Notes = Vec<String>;
 
 fn busiest_node(map: &MemoryMap, census: &Census) -> Option<u32> {
@@ -273,21 +276,21 @@ impl Drop for NoReserve {
     }
 }
 
-/// Moves a range, asking again while there is contention.
+/// Moves a range, asking again while there is contention or single pages are refused.
 fn move_all(stage: &Stage, range: Range<u64>, node: Option<u32>) -> anyhow::Result<u64> {
     let mut moved = 0;
-    for _ in 0..64 {
+    for _ in 0..TRIES {
         match stage.fd.move_range(range.clone(), node) {
             Ok(n) => return Ok(moved + n),
             Err(e) => {
                 moved += e.moved;
-                if e.errno() != libc::EAGAIN {
+                if !matches!(e.errno(), libc::EAGAIN | libc::EBUSY) {
                     return Err(e.into());
                 }
             }
         }
     }
-    bail!("contention did not end; {moved} pages moved")
+    bail!("the refusals did not end; {moved} pages moved")
 }
 
 /// Moves everything to each other node and back, on request.

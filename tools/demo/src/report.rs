@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
+use crate::tdx::Counters;
+
 /// One phase.
 #[derive(Debug, Serialize)]
 pub struct Phase {
@@ -26,9 +28,9 @@ pub struct Phase {
     pub notes: Vec<String>,
 }
 
-/// The whole demonstration.
+/// One guest from its start to its end.
 #[derive(Debug, Serialize)]
-pub struct Report {
+pub struct Act {
     /// What moves content.
     pub backend: &'static str,
     /// Pages of private memory.
@@ -47,13 +49,35 @@ pub struct Report {
     pub refused: BTreeMap<&'static str, u64>,
     /// The phases.
     pub phases: Vec<Phase>,
+}
+
+/// An act whose pages a TDX module moves.
+#[derive(Debug, Serialize)]
+pub struct TdxAct {
+    /// The act.
+    #[serde(flatten)]
+    pub act: Act,
+    /// What it took.
+    #[serde(flatten)]
+    pub counters: Counters,
+}
+
+/// The whole demonstration.
+#[derive(Debug, Serialize)]
+pub struct Report {
+    /// The first act.
+    #[serde(flatten)]
+    pub act: Act,
+    /// The second.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tdx: Option<TdxAct>,
     /// Whoever reads the kernel log fills this in.
     pub kernel_reports: Option<u64>,
 }
 
-impl Report {
+impl Act {
     /// Everything that speaks against success.
-    pub fn complaints(&self) -> Vec<String> {
+    fn complaints(&self) -> Vec<String> {
         let mut all = Vec::new();
         if self.relocated_pages < self.target {
             all.push(format!(
@@ -74,12 +98,24 @@ impl Report {
     }
 }
 
+impl Report {
+    /// Everything that speaks against success.
+    pub fn complaints(&self) -> Vec<String> {
+        let mut all = self.act.complaints();
+        if let Some(TdxAct { act, counters }) = &self.tdx {
+            all.extend(act.complaints());
+            all.extend(counters.complaints(act.relocated_pages));
+        }
+        all
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn report() -> Report {
-        Report {
+    fn act() -> Act {
+        Act {
             backend: "software",
             guest_pages: 1,
             relocated_pages: 20_000,
@@ -98,6 +134,13 @@ mod tests {
                 blocks_after: BTreeMap::new(),
                 notes: Vec::new(),
             }],
+        }
+    }
+
+    fn report() -> Report {
+        Report {
+            act: act(),
+            tdx: None,
             kernel_reports: None,
         }
     }
@@ -106,13 +149,13 @@ mod tests {
     fn success_needs_relocations_content_and_progress() {
         assert!(report().complaints().is_empty());
         let mut r = report();
-        r.relocated_pages = 19_999;
+        r.act.relocated_pages = 19_999;
         assert_eq!(r.complaints().len(), 1);
         let mut r = report();
-        r.mismatches = 1;
+        r.act.mismatches = 1;
         assert_eq!(r.complaints().len(), 1);
         let mut r = report();
-        r.phases[0].verified_bytes = 0;
+        r.act.phases[0].verified_bytes = 0;
         assert_eq!(r.complaints().len(), 1);
     }
 
@@ -132,5 +175,37 @@ mod tests {
             assert!(json.get(key).is_some(), "{key}");
         }
         assert!(json["kernel_reports"].is_null());
+        assert!(json.get("tdx").is_none());
+    }
+
+    #[test]
+    fn the_second_act_counts_as_much_as_the_first() {
+        let mut r = report();
+        let counters = Counters {
+            moved: 20_000,
+            injected_faults: 1,
+            rollbacks: 1,
+            succeeded: BTreeMap::from([("TDH.MEM.PAGE.RELOCATE".into(), 20_000)]),
+            ..Counters::default()
+        };
+        r.tdx = Some(TdxAct {
+            act: act(),
+            counters,
+        });
+        assert!(r.complaints().is_empty());
+        let json = serde_json::to_value(&r).unwrap();
+        for key in [
+            "relocated_pages",
+            "seamcalls",
+            "kicks",
+            "mismatches",
+            "injected_faults",
+            "rollbacks",
+            "leaked_pages",
+        ] {
+            assert!(json["tdx"].get(key).is_some(), "{key}");
+        }
+        r.tdx.as_mut().unwrap().act.mismatches = 1;
+        assert_eq!(r.complaints().len(), 1);
     }
 }

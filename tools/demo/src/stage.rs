@@ -16,6 +16,7 @@ use vmm::{Crew, Job, Progress, Vcpu, Vm, VmType};
 
 use crate::hog::{HogProcess, Plan};
 use crate::report::Phase;
+use crate::tdx::Companion;
 
 /// Longest wait for the guest to get through its memory once.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -51,8 +52,15 @@ pub struct Sample {
 }
 
 impl Stage {
-    /// Starts the guest and waits until it wrote all its memory once.
-    pub fn open(size: u64, vcpus: u64, stride: u64, plain: bool) -> anyhow::Result<Self> {
+    /// Starts the guest and waits until it wrote all its memory once. With `td`, a TD owns the
+    /// memory first.
+    pub fn open(
+        size: u64,
+        vcpus: u64,
+        stride: u64,
+        plain: bool,
+        td: bool,
+    ) -> anyhow::Result<(Self, Option<Companion>)> {
         let mut options = Options::new(Mobility::Movable);
         // A long-running host's memory is full of holes; a fresh one's is not.
         let home = home_node()?;
@@ -68,6 +76,7 @@ impl Stage {
             options = options.node(node);
         }
         let fd = Device::open()?.create(size, options)?;
+        let companion = td.then(|| Companion::start(&fd, size)).transpose()?;
         let vm = Vm::new(VmType::SwProtected)
             .context("cannot make a VM: are kvm.ko and its vendor module loaded?")?;
         let memory = PRIVATE_BASE..PRIVATE_BASE + size;
@@ -82,14 +91,15 @@ impl Stage {
         job.flags = WRITE | VERIFY;
         let crew = Crew::start(&vm, crew, &job)?;
         let live = !plain && std::io::stdout().is_terminal();
-        Ok(Self {
+        let stage = Self {
             fd,
             size,
             job,
             crew,
             vm,
             live,
-        })
+        };
+        Ok((stage, companion))
     }
 
     /// Reads the counters.
