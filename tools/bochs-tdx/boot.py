@@ -1,0 +1,129 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0
+"""Boot a kernel on the emulated TDX host and run one script in it.
+
+Takes what tools/vm/vm.py takes and brings back the same files; the machine is
+a Bochs with a TDX module (tools/bochs-tdx/build.sh) instead of QEMU. OUT also
+gets seamcalls.jsonl, what the host asked of the module and what it answered,
+and bochs.log.
+"""
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent / "vm"))
+import vm  # noqa: E402
+
+# First private KeyID 32, as cpu/tdx.cc has it; six KeyID bits, all in use.
+MSRS = """\
+0x017 0 00000000 00000000 00000000 00000000 00000000 00000000
+0x02c 0 00000000 00000000 00000000 00000000 00000000 00000000
+0x087 0 00000020 0000001f 00000000 00000000 00000000 00000000
+0x982 0 00000006 00000003 00000000 00000000 00000000 00000000
+0x1b1 0 00000000 00000000 00000000 00000000 00000000 00000000
+"""
+
+# waitpkg lets an idle host crawl, la57 does not survive SMM, amx is half there.
+BOCHSRC = """\
+config_interface: textconfig
+display_library: nogui
+memory: guest={memory}, host={memory}
+romimage: file={roms}/BIOS-bochs-latest
+vgaromimage: file={roms}/vgabios.bin
+cpu: model=sapphire_rapids, count={cpus}, ips=100000000, reset_on_triple_fault=0, ignore_bad_msrs=1, \
+msrs="{out}/msrs.def", exclude_features="la57,waitpkg,amx,amx_int8,amx_bf16"
+clock: sync=none, time0=local
+pci: enabled=1, chipset=i440fx
+ata0: enabled=1, ioaddr1=0x1f0, ioaddr2=0x3f0, irq=14
+ata0-master: type=cdrom, path={out}/boot.iso, status=inserted
+boot: cdrom
+com1: enabled=1, mode=file, dev={out}/console.log
+com2: enabled=1, mode=file, dev={out}/job.raw
+log: {out}/bochs.log
+panic: action=fatal
+error: action=ignore
+info: action=ignore
+debug: action=ignore
+mouse: enabled=0
+"""
+
+ISOLINUX = """\
+DEFAULT linux
+PROMPT 0
+LABEL linux
+ KERNEL /bzImage
+ APPEND initrd=/initrd {command_line}
+"""
+
+SYSLINUX = Path("/usr/lib/syslinux/modules/bios/ldlinux.c32")
+LOADER = Path("/usr/lib/ISOLINUX/isolinux.bin")
+
+
+def iso(options, initramfs, image):
+    """A CD to boot from: Bochs cannot load a kernel itself."""
+    root = options.out / "iso"
+    root.mkdir()
+    for source, name in (
+        (LOADER, "isolinux.bin"),
+        (SYSLINUX, "ldlinux.c32"),
+        (image, "bzImage"),
+        (initramfs, "initrd"),
+    ):
+        if not source.exists():
+            vm.fail(f"no {source}", "as root: apt-get install isolinux syslinux-common")
+        shutil.copyfile(source, root / name)
+    # A triple fault ends Bochs, which has no other use for a reset.
+    command_line = (
+        "console=ttyS0 panic=-1 quiet printk.time=1 log_buf_len=4M nokaslr reboot=t "
+        f"tsc=reliable {options.append}"
+    )
+    (root / "isolinux.cfg").write_text(ISOLINUX.format(command_line=command_line))
+    subprocess.run(
+        ["xorriso", "-as", "mkisofs", "-quiet", "-o", str(options.out / "boot.iso"),
+         "-b", "isolinux.bin", "-c", "boot.cat", "-no-emul-boot", "-boot-load-size", "4",
+         "-boot-info-table", "-J", "-R", str(root)],
+        check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    shutil.rmtree(root)
+
+
+def bochs(options, initramfs):
+    image = Path(options.kernel)
+    if image.is_dir():
+        image = image / "arch/x86/boot/bzImage"
+    if not image.exists():
+        vm.fail(f"no kernel image {image}", "give a built kernel tree by --kernel")
+    iso(options, initramfs, image)
+    out = options.out.resolve()
+    (out / "msrs.def").write_text(MSRS)
+    memory = int(options.memory.removesuffix("M"))
+    rc = BOCHSRC.format(memory=memory, cpus=options.cpus, roms=options.bochs / "roms", out=out)
+    (out / "bochsrc").write_text(rc)
+    os.environ["BOCHS_TDX_LOG"] = str(out / "seamcalls.jsonl")
+    return [str(options.bochs / "bochs"), "-q", "-f", str(out / "bochsrc")]
+
+
+def main():
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("--bochs", required=True, type=Path, help="what build.sh printed")
+    mine, rest = parser.parse_known_args()
+    parse = vm.parse
+
+    def parse_all():
+        options = parse()
+        options.bochs = mine.bochs.resolve()
+        return options
+
+    sys.argv[1:] = rest
+    vm.parse = parse_all
+    vm.qemu = bochs
+    return vm.main()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,53 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * A TD vCPU while Bochs runs it: what the host had and gets back at TD exit,
+ * and what of the guest lives neither in its VMCS nor in the TDVPR.
+ */
+#ifndef BX_TDX_H
+#define BX_TDX_H
+
+#include "tdx_emu.h"
+
+/* State that VMX does not switch: the module has to. */
+struct tdx_extended {
+	i387_t fpu;
+	bx_zmm_reg_t vmm[BX_XMM_REGISTERS + 1];
+	bx_gen_reg_t opmask[8];
+	bx_mxcsr_t mxcsr;
+	Bit32u xcr0;
+	Bit32u pkru;
+	Bit64u xss;
+	Bit64u star, lstar, cstar, kernelgsbase;
+	Bit32u fmask, tsc_aux;
+	bx_address cr2, dr[4];
+	Bit32u dr6;
+};
+
+/* Host state that a VM exit does not restore as it was. */
+struct tdx_host {
+	struct tdx_regs regs;
+	bx_address rsp;
+	Bit32u eflags;
+	bx_segment_reg_t sregs[6], ldtr, tr;
+	bx_global_segment_reg_t gdtr, idtr;
+	bx_address cr2;
+	Bit32u dr7;
+	bx_phy_address vmcsptr;
+	bx_hostpageaddr_t vmcshostptr;
+};
+
+struct tdx_vcpu {
+	struct tdx_vcpu_controls ctl;
+	struct tdx_extended ext;
+	struct tdx_host host;
+	/* Event whose delivery an exit interrupted: VM-entry format. */
+	Bit32u event, event_error;
+	alignas(4096) Bit8u vmcs[4096];
+};
+
+/* The vCPU of a TDVPR. */
+struct tdx_vcpu *tdx_vcpu_of(Bit64u tdvpr);
+
+#define TDX_KEYID_SHIFT (BX_PHY_ADDRESS_WIDTH - BX_KEYID_BITS)
+
+#endif /* BX_TDX_H */

@@ -1,0 +1,269 @@
+// SPDX-License-Identifier: GPL-2.0
+//
+// VM exits of a TD: which the module handles itself, which become
+// virtualization exceptions, which the host sees; and address translation.
+
+#define NEED_CPU_REG_SHORTCUTS 1
+#include "bochs.h"
+#include "cpu.h"
+#include "msr.h"
+#include "apic.h"
+#include "pc_system.h"
+#include "tdx.hh"
+#define LOG_THIS BX_CPU_THIS_PTR
+
+// Page fault error code: present, reserved bit set.
+static const unsigned PF_RESERVED = 0x09;
+
+// --- leaving the guest
+
+// TD exit: what VMexit() does, then what the module does on top. Never returns.
+void BX_CPU_C::tdx_leave(Bit32u reason, Bit64u qualification, struct tdx_regs *regs)
+{
+  VMCS_CACHE *vm = &BX_CPU_THIS_PTR vmcs;
+  struct tdx_vcpu *v = BX_CPU_THIS_PTR tdx;
+  struct tdx_host *h = &v->host;
+  bool nmi = reason == VMX_VMEXIT_EXCEPTION_NMI;
+
+  VMwrite32(VMCS_32BIT_VMEXIT_INSTRUCTION_LENGTH, (RIP - BX_CPU_THIS_PTR prev_rip) & 0xf);
+  if (BX_CPU_THIS_PTR in_event) { // to be delivered again at the next entry
+    v->event = vm->idt_vector_info | 0x80000000;
+    v->event_error = vm->idt_vector_error_code;
+    BX_CPU_THIS_PTR in_event = false;
+  }
+  BX_CPU_THIS_PTR nmi_unblocking_iret = false;
+  if (BX_CPU_THIS_PTR speculative_rsp)
+    RSP = BX_CPU_THIS_PTR prev_rsp;
+  BX_CPU_THIS_PTR speculative_rsp = false;
+
+  VMexitSaveGuestState(reason, nmi ? 2 : 0);
+  tdx_save_guest();
+  BX_CPU_THIS_PTR in_vmx_guest = false;
+  BX_CPU_THIS_PTR tdx = NULL;
+  clear_event(BX_EVENT_VMX_VTPR_UPDATE | BX_EVENT_VMX_VEOI_UPDATE | BX_EVENT_VMX_VIRTUAL_APIC_WRITE |
+              BX_EVENT_VMX_MONITOR_TRAP_FLAG | BX_EVENT_VMX_INTERRUPT_WINDOW_EXITING |
+              BX_EVENT_VMX_PREEMPTION_TIMER_EXPIRED | BX_EVENT_VMX_VIRTUAL_NMI |
+              BX_EVENT_PENDING_VMX_VIRTUAL_INTR);
+
+  VMexitLoadHostState();
+  memcpy(BX_CPU_THIS_PTR sregs, h->sregs, sizeof(h->sregs));
+  BX_CPU_THIS_PTR ldtr = h->ldtr;
+  BX_CPU_THIS_PTR tr = h->tr;
+  BX_CPU_THIS_PTR gdtr = h->gdtr;
+  BX_CPU_THIS_PTR idtr = h->idtr;
+  BX_CPU_THIS_PTR dr7.set32(h->dr7);
+  setEFlags(h->eflags);
+  clearEFlagsOSZAPC();
+  BX_CPU_THIS_PTR vmcsptr = h->vmcsptr;
+  BX_CPU_THIS_PTR vmcshostptr = h->vmcshostptr;
+  regs->rbp = h->regs.rbp;
+  tdx_set_regs(regs);
+  handleCpuContextChange();
+
+  mask_event(BX_EVENT_INIT);
+  if (nmi)
+    mask_event(BX_EVENT_NMI);
+  BX_CPU_THIS_PTR EXT = 0;
+  BX_CPU_THIS_PTR last_exception_type = 0;
+  longjmp(BX_CPU_THIS_PTR jmp_buf_env, 1);
+}
+
+// The instruction is done, in another way than Bochs would do it.
+static void finish_instruction(BX_CPU_C *cpu)
+{
+  cpu->prev_rip = cpu->get_instruction_pointer();
+  longjmp(cpu->jmp_buf_env, 1);
+}
+
+// #VE, or a double fault if the guest has not read about the last one.
+void BX_CPU_C::tdx_inject_ve(Bit32u reason, Bit64u qualification, Bit64u gla, Bit64u gpa)
+{
+  struct tdx_ve_info info = { reason, qualification, gla, gpa, (RIP - BX_CPU_THIS_PTR prev_rip) & 0xf };
+
+  if (tdx_emu_virt_exception(BX_CPU_ID, &info))
+    exception(BX_VE_EXCEPTION, 0);
+  exception(BX_DF_EXCEPTION, 0);
+}
+
+// Tells the model the guest's registers, for an exit at this instruction.
+static void tdx_tell(BX_CPU_C *cpu, unsigned lp)
+{
+  struct tdx_regs guest;
+  VMCS_CACHE *vm = &cpu->vmcs;
+  Bit8u ppr = cpu->VMX_Read_Virtual_APIC(BX_LAPIC_PPR) & 0xf0;
+
+  cpu->tdx_get_regs(&guest);
+  tdx_emu_save(lp, &guest, cpu->prev_rip, (vm->rvi & 0xf0) > ppr);
+}
+
+// MSRs that the guest uses without the host: a subset of the module's.
+bool BX_CPU_C::tdx_native_msr(Bit32u msr, bool write)
+{
+  switch (msr) {
+  case BX_MSR_TSC:
+    return !write;
+  case BX_MSR_SYSENTER_CS:
+  case BX_MSR_SYSENTER_ESP:
+  case BX_MSR_SYSENTER_EIP:
+  case BX_MSR_PAT:
+  case BX_MSR_STAR:
+  case BX_MSR_LSTAR:
+  case BX_MSR_CSTAR:
+  case BX_MSR_FMASK:
+  case BX_MSR_FSBASE:
+  case BX_MSR_GSBASE:
+  case BX_MSR_KERNELGSBASE:
+  case BX_MSR_TSC_AUX:
+  case BX_MSR_EFER:
+  case BX_MSR_IA32_SPEC_CTRL:
+  case BX_MSR_IA32_ARCH_CAPABILITIES:
+    return true;
+  case BX_MSR_XSS:
+    return !write || !(((Bit64u(EDX) << 32) | EAX) & ~BX_CPU_THIS_PTR tdx->ctl.xfam);
+  case 0x808: // x2APIC: TPR, EOI, self IPI; PPR, ISR, TMR, IRR
+  case 0x80b:
+  case 0x83f:
+    return true;
+  case 0x80a:
+    return !write;
+  default:
+    return !write && msr >= 0x810 && msr <= 0x827;
+  }
+}
+
+// CPUID leaves that are not the CPU's.
+static void tdx_cpuid(BX_CPU_C *cpu, unsigned cpl, Bit64u ve)
+{
+  struct tdx_regs r;
+
+  cpu->tdx_get_regs(&r);
+  Bit32u leaf = Bit32u(r.rax);
+  if (ve >> (cpl == 3) & 1 || (leaf >= 0x40000000 && leaf < 0x80000000))
+    cpu->tdx_inject_ve(VMX_VMEXIT_CPUID, 0, 0, 0);
+  if (leaf != 0x21)
+    return;
+  r.rax = 0;
+  r.rbx = 0x65746e49; // "Inte"
+  r.rdx = 0x5844546c; // "lTDX"
+  r.rcx = 0x20202020;
+  cpu->tdx_set_regs(&r);
+  finish_instruction(cpu);
+}
+
+// Any VM exit while a TD runs. Returns if the instruction goes on.
+void BX_CPU_C::tdx_vmexit(Bit32u reason, Bit64u qualification)
+{
+  struct tdx_regs host;
+  Bit64u info = 0;
+
+  if (reason & 0x80000000)
+    BX_PANIC(("TD entry failed: exit reason 0x%08x, qualification " FMT_LL "d", reason, qualification));
+  reason &= 0xffff;
+  switch (reason) {
+  case VMX_VMEXIT_EXCEPTION_NMI:
+  case VMX_VMEXIT_EXTERNAL_INTERRUPT:
+    info = VMread32(VMCS_32BIT_VMEXIT_INTERRUPTION_INFO);
+    break;
+  case VMX_VMEXIT_TRIPLE_FAULT:
+    break;
+  case VMX_VMEXIT_TPR_THRESHOLD:
+  case VMX_VMEXIT_VIRTUALIZED_EOI:
+  case VMX_VMEXIT_APIC_WRITE:
+    return;
+  case VMX_VMEXIT_CPUID:
+    tdx_cpuid(BX_CPU_THIS, CPL, BX_CPU_THIS_PTR tdx->ctl.cpuid_ve);
+    return;
+  case VMX_VMEXIT_RDMSR:
+  case VMX_VMEXIT_WRMSR:
+    if (tdx_native_msr(ECX, reason == VMX_VMEXIT_WRMSR))
+      return;
+    tdx_inject_ve(reason, 0, 0, 0);
+    return;
+  case VMX_VMEXIT_XSETBV:
+    if (!(((Bit64u(EDX) << 32) | EAX) & ~BX_CPU_THIS_PTR tdx->ctl.xfam))
+      return;
+    exception(BX_GP_EXCEPTION, 0);
+    return;
+  case VMX_VMEXIT_HLT:
+  case VMX_VMEXIT_INVD:
+  case VMX_VMEXIT_RDPMC:
+  case VMX_VMEXIT_CR_ACCESS:
+  case VMX_VMEXIT_IO_INSTRUCTION:
+  case VMX_VMEXIT_MWAIT:
+  case VMX_VMEXIT_MONITOR:
+  case VMX_VMEXIT_WBINVD:
+    tdx_inject_ve(reason, qualification, 0, 0);
+    return;
+  case VMX_VMEXIT_TASK_SWITCH:
+    exception(BX_GP_EXCEPTION, 0);
+    return;
+  default: // instructions of VMX and SEAM
+    exception(BX_UD_EXCEPTION, 0);
+    return;
+  }
+
+  // Exits are fault-like, those between instructions find both equal.
+  RIP = BX_CPU_THIS_PTR prev_rip;
+  tdx_tell(BX_CPU_THIS, BX_CPU_ID);
+  if (tdx_emu_exit(BX_CPU_ID, Bit16u(reason), qualification, info, &host) != TDX_GUEST_EXIT)
+    BX_PANIC(("the TDX module is dead"));
+  tdx_leave(reason, qualification, &host);
+}
+
+// --- address translation
+
+static bool tdx_shared(const struct tdx_vcpu *v, bx_phy_address gpa)
+{
+  return gpa >> v->ctl.shared_bit & 1;
+}
+
+// The table that translates a guest physical address: the secure EPT with the
+// TD's KeyID, or the shared EPT.
+bx_phy_address BX_CPU_C::tdx_ept_root(bx_phy_address gpa, bx_address laddr, bool is_page_walk, unsigned rw)
+{
+  struct tdx_vcpu *v = BX_CPU_THIS_PTR tdx;
+
+  if (gpa >> (v->ctl.shared_bit + 1))
+    tdx_ept_fault(VMX_VMEXIT_EPT_VIOLATION, 1 << (rw & 3), gpa, laddr, 1);
+  if (!tdx_shared(v, gpa))
+    return LPFOf(v->ctl.eptp);
+  // Neither code nor page tables can be in shared memory.
+  if (is_page_walk || rw == BX_EXECUTE)
+    page_fault(PF_RESERVED, laddr, CPL == 3, rw);
+  return LPFOf(v->ctl.shared_eptp);
+}
+
+Bit64u BX_CPU_C::tdx_ept_entry(bx_phy_address gpa, bx_phy_address addr)
+{
+  struct tdx_vcpu *v = BX_CPU_THIS_PTR tdx;
+
+  if (tdx_shared(v, gpa))
+    return read_physical_qword(addr, BX_MEMTYPE_WB, BX_EPT_PTE_ACCESS);
+  Bit64u entry = tdx_emu_read(Bit16u(v->ctl.hkid), addr & BX_KEYID_MASK);
+  // The memory it leads to is accessed with the TD's KeyID.
+  if (entry & 7)
+    entry |= v->ctl.hkid << TDX_KEYID_SHIFT;
+  return entry;
+}
+
+void BX_CPU_C::tdx_ept_fault(Bit32u reason, Bit64u qualification, bx_phy_address gpa, bx_address laddr, Bit64u entry)
+{
+  struct tdx_vcpu *v = BX_CPU_THIS_PTR tdx;
+  struct tdx_regs host;
+
+  if (reason == VMX_VMEXIT_EPT_VIOLATION && tdx_shared(v, gpa) && !(entry >> 63) && !BX_CPU_THIS_PTR in_event)
+    tdx_inject_ve(reason, qualification, laddr, gpa);
+
+  Bit64u rip = RIP;
+  RIP = BX_CPU_THIS_PTR prev_rip;
+  tdx_tell(BX_CPU_THIS, BX_CPU_ID);
+  enum tdx_guest outcome = reason == VMX_VMEXIT_EPT_VIOLATION ?
+    tdx_emu_ept_violation(BX_CPU_ID, gpa, qualification, &host) :
+    tdx_emu_exit(BX_CPU_ID, Bit16u(reason), 0, 0, &host);
+  if (outcome == TDX_GUEST_EXIT)
+    tdx_leave(reason, qualification, &host);
+  if (outcome != TDX_GUEST_VE)
+    BX_PANIC(("the TDX module is dead"));
+  RIP = rip; // for the length of the instruction
+  tdx_inject_ve(reason, qualification, laddr, gpa);
+}

@@ -1,0 +1,47 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0
+#
+# run.sh [MIB [VCPUS [MOVES]]]: an emulated TDX host on which the kernel's own
+# TDX code runs unmodified. First TDs on upstream's KVM, then TDs on movable
+# memory that moves under them. Counters go to build/tdx-host.json.
+set -euo pipefail
+# shellcheck source-path=SCRIPTDIR source=../vm/prepare.sh
+. "$(dirname "$0")/../vm/prepare.sh"
+
+HERE=$TOP/tools/bochs-tdx
+mib=${1:-8}
+vcpus=${2:-2}
+moves=${3:-4}
+CPUS=2
+HOST_MEMORY=1024M
+
+prepare plain
+bochs=$("$HERE/build.sh")
+say "the VMM and its guest"
+(cd "$HERE/td" && cargo build --quiet --locked --release --target-dir "$BUILD/cargo-td") ||
+	die "the test VMM does not build" "read the messages above"
+
+# on_host OUT JOB ARGS...
+on_host() {
+	local out=$BUILD/tdx-host-$1 job=$1
+	shift
+	say "$job on the emulated TDX host"
+	"$HERE/boot.py" --bochs "$bochs" --kernel "$KERNEL" --memory "$HOST_MEMORY" --cpus "$CPUS" \
+		--timeout 600 --out "$out" \
+		--add "$HERE/tdx-guest.sh:/lib/tdx.sh" \
+		--add "$KERNEL/virt/lib/irqbypass.ko:/modules/" \
+		--add "$KERNEL/arch/x86/kvm/kvm.ko:/modules/stock-kvm/" \
+		--add "$KERNEL/arch/x86/kvm/kvm-intel.ko:/modules/stock-kvm/" \
+		--add "$KVM_MODULES/kvm.ko:/modules/kvm/" --add "$KVM_MODULES/kvm-intel.ko:/modules/kvm/" \
+		--add "$MODULE:/modules/" \
+		--add "$BUILD/cargo-td/$TARGET/release/td-test:/tests/" \
+		-- "$HERE/jobs/$job.sh" "$@"
+}
+
+status=0
+on_host upstream "$mib" "$vcpus" || status=1
+on_host privmemfd "$mib" "$vcpus" "$moves" || status=1
+"$HERE/summary.py" "$BUILD/tdx-host.json" upstream="$BUILD/tdx-host-upstream" \
+	privmemfd="$BUILD/tdx-host-privmemfd" || status=1
+say "counters: build/tdx-host.json"
+exit "$status"

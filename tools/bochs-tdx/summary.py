@@ -1,0 +1,98 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0
+"""What the TDX module saw during runs on the emulated host, as JSON.
+
+summary.py OUT.json NAME=DIR...: reads seamcalls.jsonl and job.log of each DIR.
+Exits with 1 if a run left a page with the TDX module or a KeyID in use, or if a
+call failed that should not.
+"""
+
+import json
+import sys
+from collections import Counter
+from pathlib import Path
+
+# Calls that give a page to the module, and that take one back.
+GIVEN = ("MNG.CREATE", "MNG.ADDCX", "VP.CREATE", "VP.ADDCX", "MEM.SEPT.ADD", "MEM.PAGE.ADD", "MEM.PAGE.AUG")
+TAKEN = ("PHYMEM.PAGE.RECLAIM", "MEM.PAGE.REMOVE")
+# Statuses that are no failures: busy (retried), vCPU not associated, nothing to
+# write back; and the shutdown of a newer module, which this one does not know.
+HARMLESS = {0x80000200, 0x80000702, 0x00000821}
+UNKNOWN_LEAF = "LEAF69"
+
+
+def read_calls(path):
+    good, bad, harmless = Counter(), Counter(), Counter()
+    pages, relocated, again = {}, set(), Counter()
+    for line in path.open():
+        call = json.loads(line)
+        name = call["op"].removeprefix("TDH.")
+        status = int(call["out"].get("rax", "0"), 16)
+        td, gpa = call["in"].get("rdx"), call["in"].get("rcx")
+        if status == 0 or "entered" in call["out"]:
+            good[name] += 1
+            if name == "MNG.CREATE":
+                pages[gpa] = set()
+                relocated.discard(gpa)
+                again.pop(gpa, None)
+            elif name == "MEM.PAGE.AUG":
+                again[td] += gpa in pages[td]
+                pages[td].add(gpa)
+            elif name == "MEM.PAGE.RELOCATE":
+                relocated.add(td)
+            elif name == "MNG.KEY.FREEID" and gpa in relocated:
+                # A page that moves must not be mapped anew.
+                bad["MEM.PAGE.AUG of a page that was there"] += again[gpa]
+        elif name == UNKNOWN_LEAF or status >> 32 in HARMLESS:
+            harmless[f"{name} {status:#x}"] += 1
+        # TD exits: the reason is in the low half.
+        elif name == "VP.ENTER" and status >> 32 == 0:
+            harmless["VP.ENTER exit"] += 1
+        else:
+            bad[f"{name} {status:#x}"] += 1
+    return good, +bad, harmless
+
+
+def read_guest(path):
+    for line in path.read_text(errors="replace").splitlines():
+        if line.startswith("td-test: "):
+            return json.loads(line.removeprefix("td-test: "))
+    return {}
+
+
+def summarize(folder):
+    good, bad, harmless = read_calls(folder / "seamcalls.jsonl")
+    guest = read_guest(folder / "job.log")
+    given, taken = (sum(good[n] for n in names) for names in (GIVEN, TAKEN))
+    problems = [f"{n} times {what}" for what, n in bad.items()]
+    if given != taken:
+        problems.append(f"{given} pages given to the module, {taken} taken back")
+    if good["MNG.CREATE"] != good["MNG.KEY.FREEID"]:
+        problems.append(f"{good['MNG.CREATE']} KeyIDs used, {good['MNG.KEY.FREEID']} freed")
+    moved = guest.get("moved_pages", 0)
+    if good["MEM.PAGE.RELOCATE"] != moved:
+        problems.append(f"{good['MEM.PAGE.RELOCATE']} pages relocated, {moved} moved by the test")
+    return {
+        "pages_given": given,
+        "pages_taken_back": taken,
+        "calls": dict(sorted(good.items())),
+        "other_statuses": dict(sorted(harmless.items())),
+        "guest": guest,
+        "problems": problems,
+    }
+
+
+def main():
+    target, *runs = sys.argv[1:]
+    result = {}
+    for run in runs:
+        name, _, folder = run.partition("=")
+        result[name] = summarize(Path(folder))
+        for problem in result[name]["problems"]:
+            print(f"{name}: {problem}", file=sys.stderr)
+    Path(target).write_text(json.dumps(result, indent=2) + "\n")
+    return any(r["problems"] for r in result.values())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,366 @@
+// SPDX-License-Identifier: GPL-2.0
+//! The test cases.
+
+use std::io;
+use std::ops::Range;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use vm_memory::{Bytes, VolatileMemory};
+
+use crate::guest::{Command, Control, Field, SHARED_ALIAS, SHARED_BIT};
+use crate::tdx;
+use crate::vm::{self, Memory, Provider, Td, Vcpu};
+
+/// What to test with.
+#[derive(Debug, Clone, Copy)]
+pub struct Options {
+    /// Where private memory comes from.
+    pub provider: Provider,
+    /// Bytes of memory of a TD.
+    pub size: u64,
+    /// vCPUs of a TD.
+    pub vcpus: u64,
+    /// How often all memory is moved under the running TD.
+    pub moves: u64,
+}
+
+/// How a case ended if nothing went wrong.
+pub enum Outcome {
+    /// It passed.
+    Passed,
+    /// It makes no sense here.
+    Skipped(&'static str),
+}
+
+/// Counters by name.
+pub type Counters = Vec<(&'static str, u64)>;
+type Case = fn(&Options, &mut Counters) -> io::Result<Outcome>;
+
+/// The cases in their order.
+pub const CASES: &[(&str, Case)] = &[
+    ("capabilities", capabilities),
+    ("boot", boot),
+    ("exceptions", exceptions),
+    ("private_memory", private_memory),
+    ("unaccepted_page", unaccepted_page),
+    ("report", report),
+    ("convert", convert),
+    ("hypercalls", hypercalls),
+    ("run", run),
+    ("move", moves),
+    ("keyids_come_back", keyids),
+];
+
+/// More than there are KeyIDs.
+const TD_COUNT: u64 = 40;
+const SPINS: u64 = 2000;
+
+fn check(ok: bool, what: impl FnOnce() -> String) -> io::Result<()> {
+    if ok {
+        Ok(())
+    } else {
+        Err(io::Error::other(what()))
+    }
+}
+
+fn equal<T: PartialEq + std::fmt::LowerHex>(what: &str, got: T, want: T) -> io::Result<()> {
+    check(got == want, || format!("{what}: {got:#x}, not {want:#x}"))
+}
+
+/// A TD whose vCPUs wait for commands.
+fn booted(o: &Options) -> io::Result<(Td, Vec<Vcpu>)> {
+    let mut td = Td::new(o.provider, o.size, o.vcpus)?;
+    let mut vcpus = td.take_vcpus();
+    for v in &mut vcpus {
+        v.run()?;
+    }
+    Ok((td, vcpus))
+}
+
+/// Each vCPU's share of the test memory.
+fn part(td: &Td, o: &Options, id: u64) -> Range<u64> {
+    let all = td.test_memory();
+    let pages = (all.end - all.start) / 4096;
+    let at = |n: u64| all.start + pages * n / o.vcpus * 4096;
+    at(id)..at(id + 1)
+}
+
+fn no_mismatch(c: Control<'_>) -> io::Result<()> {
+    check(c.get(Field::Mismatches) == 0, || {
+        format!(
+            "{} wrong cells, the first at {:#x}: {:#x}, not {:#x}",
+            c.get(Field::Mismatches),
+            c.get(Field::BadAddress),
+            c.get(Field::BadGot),
+            c.get(Field::BadWant)
+        )
+    })
+}
+
+fn capabilities(_: &Options, _: &mut Counters) -> io::Result<Outcome> {
+    let types = vm::vm_types()?;
+    check(types >> tdx::VM_TYPE & 1 != 0, || {
+        format!("KVM_CAP_VM_TYPES {types:#x} has no TDX")
+    })?;
+    let kvm = kvm_ioctls::Kvm::new()?;
+    let vm = kvm.create_vm_with_type(tdx::VM_TYPE)?;
+    let caps = tdx::capabilities(&vm)?;
+    check(caps.xfam & 3 == 3, || format!("XFAM {:#x}", caps.xfam))?;
+    let leaves = caps.cpuid();
+    println!(
+        "# attributes {:#x}, xfam {:#x}, {} CPUID leaves",
+        caps.attributes,
+        caps.xfam,
+        leaves.len()
+    );
+    check(leaves.iter().any(|e| e.function == 0x8000_0008), || {
+        "leaf 0x80000008 is not configurable".into()
+    })?;
+    Ok(Outcome::Passed)
+}
+
+fn boot(o: &Options, _: &mut Counters) -> io::Result<Outcome> {
+    let (td, mut vcpus) = booted(o)?;
+    for v in &mut vcpus {
+        equal("TDG.VP.INFO", v.command(Command::Info, [0; 3])?, 0)?;
+        let c = td.control(v.id());
+        equal("address width", c.get(Field::BadAddress), 48)?;
+        equal("vCPUs", c.get(Field::BadGot) & 0xFFFF_FFFF, o.vcpus)?;
+        equal("index", c.get(Field::BadWant), v.id())?;
+    }
+    Ok(Outcome::Passed)
+}
+
+fn exceptions(o: &Options, _: &mut Counters) -> io::Result<Outcome> {
+    let (td, mut vcpus) = booted(o)?;
+    for v in &mut vcpus {
+        let name = v.command(Command::Exceptions, [0; 3])?;
+        equal("CPUID 0x21 EBX", name, 0x6574_6E49)?;
+        let c = td.control(v.id());
+        equal("exceptions", c.get(Field::Exceptions), 4)?;
+        equal("reason of the last", c.get(Field::Reason), 30)?;
+    }
+    Ok(Outcome::Passed)
+}
+
+fn accept(td: &Td, o: &Options, v: &mut Vcpu) -> io::Result<()> {
+    let at = part(td, o, v.id());
+    let status = v.command(Command::Accept, [at.start, at.end, 0])?;
+    equal("TDG.MEM.PAGE.ACCEPT", status, 0)
+}
+
+fn private_memory(o: &Options, counters: &mut Counters) -> io::Result<Outcome> {
+    let (td, mut vcpus) = booted(o)?;
+    let started = Instant::now();
+    for v in &mut vcpus {
+        accept(&td, o, v)?;
+    }
+    counters.push(("accept_ms", started.elapsed().as_millis() as u64));
+    for v in &mut vcpus {
+        let at = part(&td, o, v.id());
+        v.command(Command::Fill, [at.start, at.end, 64])?;
+    }
+    // What one vCPU wrote the others see.
+    let all = td.test_memory();
+    for v in &mut vcpus {
+        v.command(Command::Verify, [all.start, all.end, 64])?;
+        let c = td.control(v.id());
+        no_mismatch(c)?;
+        equal("cells", c.get(Field::Cells), (all.end - all.start) / 64)?;
+        let again = v.command(Command::Accept, [all.start, all.start + 4096, 0])?;
+        equal("second accept", again, 0)?;
+        equal("pages accepted already", c.get(Field::Already), 1)?;
+    }
+    Ok(Outcome::Passed)
+}
+
+fn unaccepted_page(o: &Options, _: &mut Counters) -> io::Result<Outcome> {
+    let (td, mut vcpus) = booted(o)?;
+    let at = td.test_memory().start;
+    let v = &mut vcpus[0];
+    // First KVM gives the TD a page, then the guest is told to accept it.
+    equal("content", v.command(Command::Read, [at + 8, 0, 0])?, 0)?;
+    let c = td.control(0);
+    equal("exceptions", c.get(Field::Exceptions), 1)?;
+    equal("reason", c.get(Field::Reason), 48)?;
+    equal("address", c.get(Field::Address), at + 8)?;
+    Ok(Outcome::Passed)
+}
+
+fn report(o: &Options, _: &mut Counters) -> io::Result<Outcome> {
+    let (td, mut vcpus) = booted(o)?;
+    let at = td.test_memory().start;
+    let v = &mut vcpus[0];
+    v.command(Command::Accept, [at, at + 4096, 0])?;
+    v.command(Command::Write, [at, 0x1234, 0])?;
+    let status = v.command(Command::Report, [at + 1024, at, 0])?;
+    equal("TDG.MR.REPORT", status, 0)?;
+    let data = v.command(Command::Read, [at + 1024 + 128, 0, 0])?;
+    equal("report data", data, 0x1234)?;
+    let mac = v.command(Command::Read, [at + 1024 + 224, 0, 0])?;
+    let text = u64::from_le_bytes(*b"EMULATED");
+    equal("what stands where the proof would be", mac, text)?;
+    Ok(Outcome::Passed)
+}
+
+fn convert(o: &Options, _: &mut Counters) -> io::Result<Outcome> {
+    let (td, mut vcpus) = booted(o)?;
+    let v = &mut vcpus[0];
+    let at = td.test_memory().start;
+    let end = at + 4 * 4096;
+    v.command(Command::Accept, [at, end, 0])?;
+    v.command(Command::Fill, [at, end, 8])?;
+    let to_shared = v.command(Command::MapGpa, [at | SHARED_BIT, end - at, 0])?;
+    equal("MapGPA shared", to_shared, 0)?;
+    for i in 0..4 {
+        let host = td.shared().as_volatile_slice();
+        let place = (at + 4096 * i) as usize;
+        host.write_obj(0x5A5A + i, place)
+            .map_err(io::Error::other)?;
+        let alias = SHARED_ALIAS + at + 4096 * i;
+        let seen = v.command(Command::Read, [alias, 0, 0])?;
+        equal("the host's cell", seen, 0x5A5A + i)?;
+        v.command(Command::Write, [alias + 8, 0xA5A5 + i, 0])?;
+        let host = td.shared().as_volatile_slice();
+        let back: u64 = host.read_obj(place + 8).map_err(io::Error::other)?;
+        equal("the guest's cell", back, 0xA5A5 + i)?;
+    }
+    equal(
+        "MapGPA private",
+        v.command(Command::MapGpa, [at, end - at, 0])?,
+        0,
+    )?;
+    equal("accept", v.command(Command::Accept, [at, end, 0])?, 0)?;
+    equal("content", v.command(Command::Read, [at, 0, 0])?, 0)?;
+    v.command(Command::Fill, [at, end, 8])?;
+    v.command(Command::Verify, [at, end, 8])?;
+    no_mismatch(td.control(0))?;
+    Ok(Outcome::Passed)
+}
+
+fn hypercalls(o: &Options, counters: &mut Counters) -> io::Result<Outcome> {
+    let (_td, mut vcpus) = booted(o)?;
+    let started = Instant::now();
+    equal("result", vcpus[0].command(Command::Spin, [SPINS, 0, 0])?, 0)?;
+    counters.push(("hypercalls", SPINS));
+    counters.push(("hypercalls_us", started.elapsed().as_micros() as u64));
+    Ok(Outcome::Passed)
+}
+
+/// What vCPUs that loop have done, all together.
+#[derive(Debug, Default)]
+struct Work {
+    cells: u64,
+    rounds: u64,
+}
+
+/// Lets all vCPUs verify and rewrite their memory while `f` goes on.
+fn while_looping<T>(
+    o: &Options,
+    td: &Td,
+    mut vcpus: Vec<Vcpu>,
+    f: impl FnOnce() -> io::Result<T>,
+) -> io::Result<(T, Work)> {
+    for v in &mut vcpus {
+        accept(td, o, v)?;
+        let at = part(td, o, v.id());
+        v.command(Command::Fill, [at.start, at.end, 64])?;
+    }
+    let threads: Vec<_> = vcpus
+        .into_iter()
+        .map(|mut v| {
+            let at = part(td, o, v.id());
+            thread::spawn(move || {
+                let r = v.command(Command::Loop, [at.start, at.end, 64]);
+                r.map(|_| v)
+            })
+        })
+        .collect();
+    let result = f();
+    for id in 0..o.vcpus {
+        td.control(id).set(Field::Stop, 1);
+    }
+    let mut work = Work::default();
+    for t in threads {
+        let v = t
+            .join()
+            .map_err(|_| io::Error::other("a vCPU's thread panicked"))??;
+        let c = v.control();
+        no_mismatch(c)?;
+        work.cells += c.get(Field::Cells);
+        work.rounds += c.get(Field::Rounds);
+    }
+    Ok((result?, work))
+}
+
+/// Waits until every vCPU has been through all of its memory `n` more times.
+fn rounds(td: &Td, o: &Options, n: u64) -> io::Result<()> {
+    let count = |id| td.control(id).get(Field::Rounds);
+    let before: Vec<_> = (0..o.vcpus).map(count).collect();
+    let deadline = Instant::now() + Duration::from_secs(120);
+    while (0..o.vcpus).any(|id| count(id) < before[id as usize] + n) {
+        check(Instant::now() < deadline, || {
+            "a vCPU makes no progress".into()
+        })?;
+        thread::sleep(Duration::from_millis(20));
+    }
+    Ok(())
+}
+
+fn run(o: &Options, counters: &mut Counters) -> io::Result<Outcome> {
+    let (td, vcpus) = booted(o)?;
+    let started = Instant::now();
+    let ((), work) = while_looping(o, &td, vcpus, || rounds(&td, o, 3))?;
+    counters.push(("run_cells", work.cells));
+    counters.push(("run_ms", started.elapsed().as_millis() as u64));
+    Ok(Outcome::Passed)
+}
+
+fn moves(o: &Options, counters: &mut Counters) -> io::Result<Outcome> {
+    let (td, vcpus) = booted(o)?;
+    let Memory::Privmemfd(file) = &td.memory else {
+        return Ok(Outcome::Skipped("guest_memfd cannot move"));
+    };
+    let started = Instant::now();
+    // The image moves too: code, page tables and stacks in use.
+    let moved = |range: Range<u64>| {
+        file.move_range(range, None)
+            .map_err(|e| io::Error::other(format!("{} pages moved, then: {e}", e.moved)))
+    };
+    let (total, work) = while_looping(o, &td, vcpus, || {
+        let mut total = 0;
+        for _ in 0..o.moves {
+            rounds(&td, o, 1)?;
+            let before = file.pages(0..o.size).map_err(io::Error::other)?;
+            let n = moved(0..td.image_size())? + moved(td.test_memory())?;
+            let after = file.pages(0..o.size).map_err(io::Error::other)?;
+            let pairs = before.iter().zip(&after);
+            let there = before.iter().filter(|p| p.is_some()).count() as u64;
+            let elsewhere = pairs.filter(|(a, b)| a.is_some() && a != b).count() as u64;
+            equal("pages moved", n, there)?;
+            equal("pages elsewhere", elsewhere, there)?;
+            total += n;
+        }
+        rounds(&td, o, 2)?;
+        Ok(total)
+    })?;
+    counters.push(("moved_pages", total));
+    counters.push(("move_cells", work.cells));
+    counters.push(("move_ms", started.elapsed().as_millis() as u64));
+    Ok(Outcome::Passed)
+}
+
+fn keyids(o: &Options, counters: &mut Counters) -> io::Result<Outcome> {
+    let small = Options {
+        size: 2 << 20,
+        vcpus: 1,
+        ..*o
+    };
+    for _ in 0..TD_COUNT {
+        let (_td, vcpus) = booted(&small)?;
+        drop(vcpus);
+    }
+    counters.push(("tds_one_after_another", TD_COUNT));
+    Ok(Outcome::Passed)
+}

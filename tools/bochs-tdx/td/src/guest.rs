@@ -1,0 +1,211 @@
+// SPDX-License-Identifier: GPL-2.0
+//! What a TD executes: its image, its commands, and the control blocks in
+//! shared memory through which they are given.
+//!
+//! ```text
+//! 0x0000_1000  PML4, PDPT, page directories         \  private, part of the
+//! 0x0000_8d00  IDT, GDTR, IDTR, GDT                 | measured image
+//! 0x0000_9000  stacks, a page per vCPU              |
+//! 0x0000_d000  page directories of shared memory    |
+//! 0x0001_0000  code                                /
+//! 0x0010_0000  test memory, private until converted
+//! 0x8000_0000  control blocks, shared
+//! 0xFFFF_F000  reset page, private, in the image
+//! ```
+//!
+//! Addresses from 0 to 4 GiB are mapped one to one. The 4 GiB from
+//! [`SHARED_ALIAS`] on are the same addresses with the shared bit.
+
+use std::sync::atomic::Ordering::SeqCst;
+
+use vm_memory::{AtomicAccess, MmapRegion, VolatileMemory};
+
+std::arch::global_asm!(include_str!("guest.s"));
+
+extern "C" {
+    static td_guest_boot: u8;
+    static td_guest_main: u8;
+    static td_guest_ve: u8;
+    static td_guest_end: u8;
+}
+
+/// Bytes of the image at guest address 0.
+pub const IMAGE_SIZE: u64 = 0x1_1000;
+/// Test memory.
+pub const MEMORY: u64 = 0x10_0000;
+/// Control blocks.
+pub const CONTROL: u64 = 0x8000_0000;
+const CONTROL_STEP: u64 = 0x1000;
+/// vCPUs that have a stack and a control block.
+pub const MAX_VCPUS: u64 = 4;
+/// Where a TD vCPU starts.
+pub const RESET_PAGE: u64 = 0xFFFF_F000;
+/// Bit of a guest physical address that means "shared" (48-bit TDs).
+pub const SHARED_BIT: u64 = 1 << 47;
+/// Linear addresses of shared memory.
+pub const SHARED_ALIAS: u64 = 8 << 30;
+/// Port on which the guest says that it has done its command.
+pub const PORT: u16 = 0x100;
+const CODE: u64 = 0x1_0000;
+const PML4: u64 = 0x1000;
+const PDPT: u64 = 0x2000;
+const PRIVATE_PD: u64 = 0x3000;
+const IDT: u64 = 0x8D00;
+const GDT: u64 = 0x8F20;
+const GDTR: u64 = 0x8F00;
+const IDTR: u64 = 0x8F10;
+const SHARED_PD: u64 = 0xD000;
+const VE_VECTOR: u64 = 20;
+
+const TABLE: u64 = 0x23;
+const LEAF: u64 = 0xE3;
+
+fn code() -> &'static [u8] {
+    let start = &raw const td_guest_boot;
+    let len = &raw const td_guest_end as usize - start as usize;
+    // SAFETY: both symbols bound one piece of read-only data of this program.
+    unsafe { std::slice::from_raw_parts(start, len) }
+}
+
+fn offset(symbol: *const u8) -> usize {
+    symbol as usize - &raw const td_guest_boot as usize
+}
+
+/// The content of guest memory from address 0.
+pub fn image() -> Vec<u8> {
+    let mut image = vec![0; IMAGE_SIZE as usize];
+    let mut put = |at: u64, value: u64| {
+        image[at as usize..at as usize + 8].copy_from_slice(&value.to_le_bytes());
+    };
+    put(PML4, PDPT | TABLE);
+    for gib in 0..4 {
+        put(PDPT + 8 * gib, (PRIVATE_PD + 0x1000 * gib) | TABLE);
+    }
+    for i in 0..4 * 512 {
+        put(PRIVATE_PD + 8 * i, i << 21 | LEAF);
+    }
+    // The first and the third GiB are all that is ever shared.
+    put(PDPT + 8 * 8, SHARED_PD | TABLE);
+    put(PDPT + 8 * 10, (SHARED_PD + 0x1000) | TABLE);
+    for i in 0..512 {
+        put(SHARED_PD + 8 * i, i << 21 | LEAF | SHARED_BIT);
+        put(
+            SHARED_PD + 0x1000 + 8 * i,
+            (CONTROL + (i << 21)) | LEAF | SHARED_BIT,
+        );
+    }
+    for (i, entry) in [0, 0x00AF_9B00_0000_FFFF, 0x00CF_9300_0000_FFFF]
+        .into_iter()
+        .enumerate()
+    {
+        put(GDT + 8 * i as u64, entry);
+    }
+    put(GDTR, GDT << 16 | 23);
+    put(IDTR, IDT << 16 | (16 * (VE_VECTOR + 1) - 1));
+    let ve = CODE + (offset(&raw const td_guest_ve) - offset(&raw const td_guest_main)) as u64;
+    put(
+        IDT + 16 * VE_VECTOR,
+        ve & 0xFFFF | 8 << 16 | 0x8E00 << 32 | (ve >> 16) << 48,
+    );
+    let main = &code()[offset(&raw const td_guest_main)..];
+    image[CODE as usize..][..main.len()].copy_from_slice(main);
+    image
+}
+
+/// The content of [`RESET_PAGE`].
+pub fn reset_page() -> Vec<u8> {
+    let mut page = vec![0; 4096];
+    let boot = &code()[..offset(&raw const td_guest_main)];
+    page[..boot.len()].copy_from_slice(boot);
+    // jmp to the start of the page.
+    page[0xFF0] = 0xE9;
+    page[0xFF1..0xFF5].copy_from_slice(&(-0xFF5i32).to_le_bytes());
+    page
+}
+
+/// What the guest can be told to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u64)]
+pub enum Command {
+    /// TDG.MEM.PAGE.ACCEPT for a range.
+    Accept = 1,
+    /// Verify and rewrite a range until told to stop.
+    Loop,
+    /// Write a range once.
+    Fill,
+    /// Verify what Fill wrote.
+    Verify,
+    /// TDG.VP.VMCALL MapGPA.
+    MapGpa,
+    /// Execute what raises virtualization exceptions.
+    Exceptions,
+    /// TDG.VP.INFO.
+    Info,
+    /// Read the cell at a linear address.
+    Read,
+    /// Write the cell at a linear address.
+    Write,
+    /// Hypercalls that the kernel answers.
+    Spin,
+    /// TDG.MR.REPORT.
+    Report,
+}
+
+/// Fields of a control block; `guest.s` has the same offsets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u64)]
+#[allow(missing_docs)]
+pub enum Field {
+    Command = 0x00,
+    /// First argument: mostly the start of a range.
+    Start = 0x08,
+    /// Second argument: mostly its end.
+    End = 0x10,
+    /// Third argument: bytes from one cell to the next.
+    Step = 0x18,
+    Result = 0x20,
+    Stop = 0x28,
+    Rounds = 0x30,
+    Mismatches = 0x38,
+    BadAddress = 0x40,
+    BadGot = 0x48,
+    BadWant = 0x50,
+    /// Pages that Accept found accepted.
+    Already = 0x58,
+    /// Virtualization exceptions, and the last one's reason and address.
+    Exceptions = 0x60,
+    Reason = 0x68,
+    Cells = 0x70,
+    Address = 0x78,
+}
+
+/// The control block of one vCPU.
+#[derive(Debug, Clone, Copy)]
+pub struct Control<'a> {
+    memory: &'a MmapRegion,
+    base: u64,
+}
+
+impl<'a> Control<'a> {
+    /// The block of vCPU `id` in the memory at [`CONTROL`].
+    pub fn new(memory: &'a MmapRegion, id: u64) -> Self {
+        let base = id * CONTROL_STEP;
+        Self { memory, base }
+    }
+
+    fn atomic(self, field: Field) -> &'a <u64 as AtomicAccess>::A {
+        self.memory
+            .get_atomic_ref(self.base as usize + field as usize)
+            .expect("control blocks are mapped")
+    }
+
+    /// Reads a field.
+    pub fn get(self, field: Field) -> u64 {
+        self.atomic(field).load(SeqCst)
+    }
+
+    /// Writes a field.
+    pub fn set(self, field: Field, value: u64) {
+        self.atomic(field).store(value, SeqCst);
+    }
+}

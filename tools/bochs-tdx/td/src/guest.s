@@ -1,0 +1,282 @@
+# SPDX-License-Identifier: GPL-2.0
+# Guest code of a TD. Offsets of the control block: guest.rs, enum Field.
+.pushsection .rodata.td_guest, "a", @progbits
+.balign 16
+
+# Where a TD vCPU starts: flat 32-bit protected mode, esi = index of the vCPU.
+# Runs in the reset page.
+.code32
+.globl td_guest_boot
+td_guest_boot:
+	mov	eax, cr4
+	or	eax, 0x20			# PAE
+	mov	cr4, eax
+	mov	eax, 0x1000			# PML4
+	mov	cr3, eax
+	.byte	0x0f, 0x01, 0x15		# lgdt [GDTR]
+	.long	0x8f00
+	mov	eax, cr0
+	or	eax, 0x80000000			# PG; EFER.LME is set
+	mov	cr0, eax
+	.byte	0xea				# jmp CODE_SELECTOR:CODE
+	.long	0x10000
+	.word	8
+
+# Runs at CODE. rbp: control block of this vCPU, in shared memory.
+.code64
+.balign 16
+.globl td_guest_main
+td_guest_main:
+	mov	eax, 16				# DATA_SELECTOR
+	mov	ds, eax
+	mov	es, eax
+	mov	ss, eax
+	mov	ebx, esi
+	shl	rbx, 12
+	lea	rsp, [rbx + 0xa000]		# top of STACKS
+	lidt	[0x8f10]			# IDTR
+	movabs	rbp, 0x280000000		# CONTROL, through the shared alias
+	add	rbp, rbx
+.Ldone:
+	# TDG.VP.VMCALL, I/O: write 4 bytes of the command's number to PORT.
+	xor	r10d, r10d
+	mov	r11d, 30
+	mov	r12d, 4
+	mov	r13d, 1
+	mov	r14d, 0x100
+	mov	r15, [rbp]
+	call	.Lvmcall
+	mov	rax, [rbp]
+	mov	rdi, [rbp + 0x08]
+	mov	rsi, [rbp + 0x10]
+	mov	rdx, [rbp + 0x18]
+	cmp	rax, 11
+	ja	.Ldone
+	lea	rbx, [rip + .Lcommands]
+	movsxd	rax, dword ptr [rbx + rax * 4]
+	add	rax, rbx
+	jmp	rax
+.balign 4
+.Lcommands:
+	.long	.Ldone - .Lcommands
+	.long	.Laccept - .Lcommands
+	.long	.Lloop - .Lcommands
+	.long	.Lfill - .Lcommands
+	.long	.Lverify - .Lcommands
+	.long	.Lmap_gpa - .Lcommands
+	.long	.Lexceptions - .Lcommands
+	.long	.Linfo - .Lcommands
+	.long	.Lread - .Lcommands
+	.long	.Lwrite - .Lcommands
+	.long	.Lspin - .Lcommands
+	.long	.Lreport - .Lcommands
+
+.Lvmcall:
+	xor	eax, eax
+	mov	ecx, 0xfc00			# r10 to r15
+	.byte	0x66, 0x0f, 0x01, 0xcc
+	ret
+
+# Command::Accept: pages from rdi up to rsi. Counts pages that were accepted
+# already as good.
+.Laccept:
+	cmp	rdi, rsi
+	jae	.Lsuccess
+	mov	eax, 6				# TDG.MEM.PAGE.ACCEPT, 4 KiB
+	mov	rcx, rdi
+	.byte	0x66, 0x0f, 0x01, 0xcc
+	test	rax, rax
+	jz	.Laccepted
+	mov	rcx, rax
+	shr	rcx, 32
+	cmp	ecx, 0x0b0a
+	jne	.Lresult
+	inc	qword ptr [rbp + 0x58]		# already
+.Laccepted:
+	add	rdi, 4096
+	jmp	.Laccept
+
+.Lsuccess:
+	xor	eax, eax
+.Lresult:
+	mov	[rbp + 0x20], rax
+	jmp	.Ldone
+
+# The cell of round r9 at rdi, to rax.
+.Lcell:
+	movabs	rax, 0x9e3779b97f4a7c15
+	imul	rax, rdi
+	add	rax, r9
+	ret
+
+# Counts rax, which should have been rcx, at rdi.
+.Lwrong:
+	cmp	qword ptr [rbp + 0x38], 0
+	jne	.Lcounted
+	mov	[rbp + 0x40], rdi
+	mov	[rbp + 0x48], rax
+	mov	[rbp + 0x50], rcx
+.Lcounted:
+	inc	qword ptr [rbp + 0x38]
+	ret
+
+# Command::Loop: cells from rdi up to rsi hold round 0; in each round verify
+# the last and write the next, until told to stop.
+.Lloop:
+	xor	r9d, r9d
+.Lround:
+	mov	rdi, [rbp + 0x08]
+.Lstep:
+	call	.Lcell
+	mov	rcx, rax
+	mov	rax, [rdi]
+	cmp	rax, rcx
+	je	.Lnext
+	call	.Lwrong
+.Lnext:
+	inc	rcx
+	mov	[rdi], rcx
+	inc	qword ptr [rbp + 0x70]		# cells
+	add	rdi, rdx
+	test	edi, 0xfff
+	jnz	.Lstep
+	cmp	qword ptr [rbp + 0x28], 0	# stop
+	jne	.Lstopped
+	cmp	rdi, rsi
+	jb	.Lstep
+	inc	r9
+	mov	[rbp + 0x30], r9		# rounds
+	jmp	.Lround
+.Lstopped:
+	mov	[rbp + 0x08], rdi		# where the next round ends
+	jmp	.Lsuccess
+
+# Command::Fill: cells from rdi up to rsi, step rdx, get round 0.
+.Lfill:
+	xor	r9d, r9d
+.Lfill_cell:
+	call	.Lcell
+	mov	[rdi], rax
+	add	rdi, rdx
+	cmp	rdi, rsi
+	jb	.Lfill_cell
+	jmp	.Lsuccess
+
+# Command::Verify: the same cells hold round 0.
+.Lverify:
+	xor	r9d, r9d
+.Lverify_cell:
+	call	.Lcell
+	mov	rcx, rax
+	mov	rax, [rdi]
+	cmp	rax, rcx
+	je	.Lgood
+	call	.Lwrong
+.Lgood:
+	inc	qword ptr [rbp + 0x70]
+	add	rdi, rdx
+	cmp	rdi, rsi
+	jb	.Lverify_cell
+	jmp	.Lsuccess
+
+# Command::MapGpa: rdi bytes... address (with the shared bit or without), rsi
+# size.
+.Lmap_gpa:
+	xor	r10d, r10d
+	mov	r11d, 0x10001
+	mov	r12, rdi
+	mov	r13, rsi
+	xor	r14d, r14d
+	xor	r15d, r15d
+	call	.Lvmcall
+	mov	rax, r10
+	jmp	.Lresult
+
+# Command::Exceptions: what a TD may not do itself.
+.Lexceptions:
+	hlt
+	mov	eax, 0x40000000
+	cpuid
+	mov	ecx, 0x1b
+	rdmsr
+	mov	dx, 0x71
+	in	al, dx
+	mov	eax, 0x21			# the module's own leaf
+	xor	ecx, ecx
+	cpuid
+	mov	eax, ebx
+	jmp	.Lresult
+
+# Command::Info: TDG.VP.INFO.
+.Linfo:
+	mov	eax, 1
+	.byte	0x66, 0x0f, 0x01, 0xcc
+	mov	[rbp + 0x40], rcx
+	mov	[rbp + 0x48], r8
+	mov	[rbp + 0x50], r9
+	jmp	.Lresult
+
+.Lread:
+	mov	rax, [rdi]
+	jmp	.Lresult
+.Lwrite:
+	mov	[rdi], rsi
+	jmp	.Lsuccess
+
+# Command::Spin: rdi hypercalls that need nothing of user space.
+.Lspin:
+	xor	r10d, r10d
+	mov	r11d, 0x10000			# GetTdVmCallInfo
+	xor	r12d, r12d
+	call	.Lvmcall
+	dec	rdi
+	jnz	.Lspin
+	jmp	.Lsuccess
+
+# Command::Report: TDG.MR.REPORT to rdi, with the data at rsi.
+.Lreport:
+	mov	eax, 4
+	mov	rcx, rdi
+	mov	rdx, rsi
+	xor	r8d, r8d
+	.byte	0x66, 0x0f, 0x01, 0xcc
+	jmp	.Lresult
+
+# Virtualization exception: counts it, then accepts the page or skips the
+# instruction.
+.balign 16
+.globl td_guest_ve
+td_guest_ve:
+	push	rax
+	push	rcx
+	push	rdx
+	push	r8
+	push	r9
+	push	r10
+	mov	eax, 3				# TDG.VP.VEINFO.GET
+	.byte	0x66, 0x0f, 0x01, 0xcc
+	inc	qword ptr [rbp + 0x60]
+	mov	[rbp + 0x68], rcx		# reason
+	mov	[rbp + 0x78], r9		# address
+	cmp	ecx, 48
+	jne	.Lskip
+	mov	rcx, r9
+	and	rcx, -4096
+	mov	eax, 6
+	.byte	0x66, 0x0f, 0x01, 0xcc
+	jmp	.Lve_end
+.Lskip:
+	mov	r10d, r10d
+	add	[rsp + 48], r10
+.Lve_end:
+	pop	r10
+	pop	r9
+	pop	r8
+	pop	rdx
+	pop	rcx
+	pop	rax
+	iretq
+
+.globl td_guest_end
+td_guest_end:
+.popsection

@@ -1,0 +1,289 @@
+// SPDX-License-Identifier: GPL-2.0
+//! A TD with its memory and its vCPUs.
+
+use std::io;
+use std::ops::Range;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::sync::Arc;
+
+use kvm_bindings::{
+    kvm_create_guest_memfd, kvm_enable_cap, kvm_memory_attributes, kvm_userspace_memory_region2,
+    KVM_CAP_EXIT_HYPERCALL, KVM_CAP_SPLIT_IRQCHIP, KVM_MAX_CPUID_ENTRIES,
+    KVM_MEMORY_ATTRIBUTE_PRIVATE, KVM_MEMORY_EXIT_FLAG_PRIVATE, KVM_MEM_GUEST_MEMFD,
+};
+use kvm_ioctls::{Kvm, VcpuExit, VcpuFd, VmFd};
+use privmemfd_ioctls::{Device, Mobility, Options, PrivMemFd};
+use vm_memory::MmapRegion;
+
+use crate::guest::{self, Command, Control, Field, CONTROL, IMAGE_SIZE, MAX_VCPUS, RESET_PAGE};
+use crate::tdx;
+
+const KVM_CAP_VM_TYPES: u64 = 235;
+const KVM_HC_MAP_GPA_RANGE: u64 = 12;
+/// `KVM_MAP_GPA_RANGE_ENCRYPTED`.
+const TO_PRIVATE: u64 = 1 << 4;
+const X2APIC: u32 = 1 << 21;
+
+fn os(e: vmm_sys_util::errno::Error) -> io::Error {
+    io::Error::from_raw_os_error(e.errno())
+}
+
+fn other(text: String) -> io::Error {
+    io::Error::other(text)
+}
+
+/// Where private memory comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Provider {
+    /// KVM's own guest_memfd.
+    Kvm,
+    /// A movable privmemfd.
+    Privmemfd,
+}
+
+/// The file behind private memory.
+#[derive(Debug)]
+pub enum Memory {
+    /// See [`Provider::Kvm`].
+    Kvm(OwnedFd),
+    /// See [`Provider::Privmemfd`].
+    Privmemfd(PrivMemFd),
+}
+
+impl AsRawFd for Memory {
+    fn as_raw_fd(&self) -> RawFd {
+        match self {
+            Memory::Kvm(f) => f.as_raw_fd(),
+            Memory::Privmemfd(f) => f.as_raw_fd(),
+        }
+    }
+}
+
+/// Types of VM that this KVM can make, by bit.
+pub fn vm_types() -> io::Result<u64> {
+    let kvm = Kvm::new().map_err(os)?;
+    // SAFETY: the request takes a number and touches no memory.
+    let r = unsafe { libc::ioctl(kvm.as_raw_fd(), 0xAE03, KVM_CAP_VM_TYPES) };
+    u64::try_from(r).map_err(|_| io::Error::last_os_error())
+}
+
+/// A TD that is ready to run.
+pub struct Td {
+    // Dropped in this order: KVM lets go of private memory while it has the
+    // TD's key.
+    vcpus: Vec<Vcpu>,
+    vm: Arc<VmFd>,
+    /// Its private memory: byte N is guest address N, the last page is the
+    /// reset page.
+    pub memory: Memory,
+    shared: Arc<MmapRegion>,
+    control: Arc<MmapRegion>,
+    size: u64,
+}
+
+/// One vCPU.
+pub struct Vcpu {
+    fd: VcpuFd,
+    id: u64,
+    vm: Arc<VmFd>,
+    control: Arc<MmapRegion>,
+}
+
+fn anonymous(size: u64) -> io::Result<Arc<MmapRegion>> {
+    MmapRegion::new(size as usize)
+        .map(Arc::new)
+        .map_err(io::Error::other)
+}
+
+fn set_private(vm: &VmFd, at: Range<u64>, private: bool) -> io::Result<()> {
+    vm.set_memory_attributes(kvm_memory_attributes {
+        address: at.start,
+        size: at.end - at.start,
+        attributes: if private {
+            KVM_MEMORY_ATTRIBUTE_PRIVATE.into()
+        } else {
+            0
+        },
+        flags: 0,
+    })
+    .map_err(os)
+}
+
+impl Td {
+    /// A TD with `size` bytes of memory at guest address 0, all private.
+    pub fn new(provider: Provider, size: u64, vcpus: u64) -> io::Result<Self> {
+        assert!((1..=MAX_VCPUS).contains(&vcpus) && size > guest::MEMORY);
+        let kvm = Kvm::new().map_err(os)?;
+        let vm = Arc::new(kvm.create_vm_with_type(tdx::VM_TYPE).map_err(os)?);
+        for (cap, arg) in [
+            (KVM_CAP_SPLIT_IRQCHIP, 24),
+            (KVM_CAP_EXIT_HYPERCALL, 1 << KVM_HC_MAP_GPA_RANGE),
+        ] {
+            vm.enable_cap(&kvm_enable_cap {
+                cap,
+                args: [arg, 0, 0, 0],
+                ..Default::default()
+            })
+            .map_err(os)?;
+        }
+        tdx::init_vm(&*vm, 0, 3)?;
+        let file_size = size + 4096;
+        let memory = match provider {
+            Provider::Kvm => {
+                let fd = vm
+                    .create_guest_memfd(kvm_create_guest_memfd {
+                        size: file_size,
+                        ..Default::default()
+                    })
+                    .map_err(os)?;
+                // SAFETY: KVM just made this descriptor for us.
+                Memory::Kvm(unsafe { OwnedFd::from_raw_fd(fd) })
+            }
+            Provider::Privmemfd => {
+                let device = Device::open().map_err(io::Error::other)?;
+                let fd = device.create(file_size, Options::new(Mobility::Movable));
+                Memory::Privmemfd(fd.map_err(io::Error::other)?)
+            }
+        };
+        let mut td = Td {
+            vcpus: Vec::new(),
+            vm,
+            memory,
+            shared: anonymous(file_size)?,
+            control: anonymous(4096 * MAX_VCPUS)?,
+            size,
+        };
+        td.bind(0, 0..size, 0)?;
+        td.bind(1, RESET_PAGE..RESET_PAGE + 4096, size)?;
+        td.region(kvm_userspace_memory_region2 {
+            slot: 2,
+            guest_phys_addr: CONTROL,
+            memory_size: td.control.size() as u64,
+            userspace_addr: td.control.as_ptr() as u64,
+            ..Default::default()
+        })?;
+        for id in 0..vcpus {
+            let vcpu = td.vcpu(&kvm, id)?;
+            td.vcpus.push(vcpu);
+        }
+        let first = &td.vcpus[0].fd;
+        tdx::init_memory(first, 0, &guest::image())?;
+        tdx::init_memory(first, RESET_PAGE, &guest::reset_page())?;
+        tdx::finalize(&*td.vm)?;
+        Ok(td)
+    }
+
+    fn region(&self, region: kvm_userspace_memory_region2) -> io::Result<()> {
+        // SAFETY: the memory behind a slot lives as long as the VM.
+        unsafe { self.vm.set_user_memory_region2(region) }.map_err(os)
+    }
+
+    fn bind(&self, slot: u32, at: Range<u64>, offset: u64) -> io::Result<()> {
+        self.region(kvm_userspace_memory_region2 {
+            slot,
+            flags: KVM_MEM_GUEST_MEMFD,
+            guest_phys_addr: at.start,
+            memory_size: at.end - at.start,
+            userspace_addr: self.shared.as_ptr() as u64 + offset,
+            guest_memfd_offset: offset,
+            guest_memfd: self.memory.as_raw_fd() as u32,
+            ..Default::default()
+        })?;
+        set_private(&self.vm, at, true)
+    }
+
+    fn vcpu(&self, kvm: &Kvm, id: u64) -> io::Result<Vcpu> {
+        let fd = self.vm.create_vcpu(id).map_err(os)?;
+        let mut cpuid = kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).map_err(os)?;
+        for e in cpuid.as_mut_slice() {
+            if e.function == 1 {
+                e.ecx |= X2APIC;
+            }
+        }
+        fd.set_cpuid2(&cpuid).map_err(os)?;
+        tdx::init_vcpu(&fd, 0)?;
+        Ok(Vcpu {
+            fd,
+            id,
+            vm: Arc::clone(&self.vm),
+            control: Arc::clone(&self.control),
+        })
+    }
+
+    /// Takes the vCPUs, to run them in threads. They must be gone before the
+    /// TD is.
+    pub fn take_vcpus(&mut self) -> Vec<Vcpu> {
+        std::mem::take(&mut self.vcpus)
+    }
+
+    /// The control block of a vCPU.
+    pub fn control(&self, id: u64) -> Control<'_> {
+        Control::new(&self.control, id)
+    }
+
+    /// Test memory.
+    pub fn test_memory(&self) -> Range<u64> {
+        guest::MEMORY..self.size
+    }
+
+    /// Bytes of the image, at the start of the private memory.
+    pub fn image_size(&self) -> u64 {
+        IMAGE_SIZE
+    }
+
+    /// The host's view of shared memory: guest addresses count from 0.
+    pub fn shared(&self) -> &MmapRegion {
+        &self.shared
+    }
+}
+
+impl Vcpu {
+    /// Its number.
+    pub fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// Its control block.
+    pub fn control(&self) -> Control<'_> {
+        Control::new(&self.control, self.id)
+    }
+
+    /// Runs a command to its end; the result is the guest's.
+    pub fn command(&mut self, command: Command, args: [u64; 3]) -> io::Result<u64> {
+        let c = self.control();
+        c.set(Field::Command, command as u64);
+        c.set(Field::Start, args[0]);
+        c.set(Field::End, args[1]);
+        c.set(Field::Step, args[2]);
+        c.set(Field::Result, !0);
+        self.run()?;
+        Ok(self.control().get(Field::Result))
+    }
+
+    /// Runs until the guest has done its command.
+    pub fn run(&mut self) -> io::Result<()> {
+        loop {
+            match self.fd.run() {
+                Ok(VcpuExit::IoOut(guest::PORT, _)) => return Ok(()),
+                Ok(VcpuExit::Hypercall(h)) if h.nr == KVM_HC_MAP_GPA_RANGE => {
+                    let at = h.args[0]..h.args[0] + 4096 * h.args[1];
+                    set_private(&self.vm, at, h.args[2] & TO_PRIVATE != 0)?;
+                    *h.ret = 0;
+                }
+                Ok(exit) => return Err(other(format!("vCPU {}: {exit:?}", self.id))),
+                Err(e) if e.errno() == libc::EINTR => {}
+                Err(e) if e.errno() == libc::EFAULT => {
+                    let run = self.fd.get_kvm_run();
+                    // SAFETY: all variants of the union are plain numbers.
+                    let fault = unsafe { run.__bindgen_anon_1.memory_fault };
+                    let private = fault.flags & u64::from(KVM_MEMORY_EXIT_FLAG_PRIVATE) != 0;
+                    return Err(other(format!(
+                        "vCPU {}: memory fault at {:#x}, private {private}",
+                        self.id, fault.gpa
+                    )));
+                }
+                Err(e) => return Err(os(e)),
+            }
+        }
+    }
+}

@@ -1,0 +1,20 @@
+# SPDX-License-Identifier: GPL-2.0
+# shellcheck shell=dash
+#
+# For the jobs on the emulated TDX host: `. /lib/tdx.sh`.
+
+# load_tdx DIR: KVM with TDX; says what the kernel found.
+load_tdx() {
+	[ ! -e /modules/irqbypass.ko ] || insmod /modules/irqbypass.ko || return 1
+	insmod "$1/kvm.ko" && insmod "$1/kvm-intel.ko" tdx=1 || return 1
+	dmesg | grep -E 'virt/tdx|x86/(mk)?tme'
+	[ "$(cat /sys/module/kvm_intel/parameters/tdx)" = Y ] || {
+		echo "KVM does not offer TDX"
+		return 1
+	}
+}
+
+# no_kernel_report: nothing in the log that tells of a bug.
+no_kernel_report() {
+	! dmesg | grep -E -A 20 'WARNING:|BUG:|Oops|SEAMCALL .* failed|general protection|Call Trace'
+}
