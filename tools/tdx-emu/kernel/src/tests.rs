@@ -249,7 +249,7 @@ mod suite {
             return emulator::reset();
         }
         module.machine.write(victim, 0);
-        let end = td.enter(command::VERIFY, SEED).rax;
+        let end = td.exit(command::VERIFY, SEED).rax;
         assert_eq!(class(end), NON_RECOVERABLE_TD_NON_ACCESSIBLE);
         assert_eq!(module.violation().map(|v| v.pa), Some(victim));
         assert_eq!(td.enter(command::NONE, 0).rax, TD_FATAL);

@@ -100,25 +100,31 @@ impl Td {
         })
     }
 
+    /// Enters the vCPU until it exits for something else than an interrupt.
+    pub(super) fn exit(&self, command: u64, arg: u64) -> Regs {
+        let mut exit = self.enter(command, arg);
+        for _ in 0..MAX_ENTRIES {
+            if exit.rax != EXIT_REASON_INTERRUPT {
+                break;
+            }
+            exit = self.enter(command, arg);
+        }
+        exit
+    }
+
     /// Enters the vCPU until the command is done: pages, mismatches, the first one's GPA, and how
     /// it ended.
     ///
     /// # Errors
     ///
-    /// `EIO`: another exit. `ETIMEDOUT`: it does not get done.
+    /// `EIO`: another exit, or it does not get done.
     pub(super) fn run(&self, command: u64, arg: u64) -> Result<(u64, u64, u64, u64)> {
-        for _ in 0..MAX_ENTRIES {
-            let r = self.enter(command, arg);
-            match r.rax {
-                EXIT_REASON_TDCALL if r.r10 == VMCALL => return Ok((r.r12, r.r13, r.r14, r.r15)),
-                EXIT_REASON_INTERRUPT => {}
-                rax => {
-                    pr_err!("exit {rax:#x}, RCX {:#x}, R8 {:#x}\n", r.rcx, r.r8);
-                    return Err(EIO);
-                }
-            }
+        let r = self.exit(command, arg);
+        if r.rax == EXIT_REASON_TDCALL && r.r10 == VMCALL {
+            return Ok((r.r12, r.r13, r.r14, r.r15));
         }
-        Err(ETIMEDOUT)
+        pr_err!("exit {:#x}, RCX {:#x}, R8 {:#x}\n", r.rax, r.rcx, r.r8);
+        Err(EIO)
     }
 
     /// Gives all memory back. The TD's pages are at `pages`.
