@@ -130,8 +130,8 @@ impl<M: Machine> Module<M> {
             return invalid(op::TSC_FREQUENCY);
         }
         self.tdcs_wr(td, tdcs::TSC_FREQUENCY, tsc);
-        let ratio = (u128::from(tsc * 25_000_000) << 48) / u128::from(self.config.tsc_hz.max(1));
-        self.tdcs_wr(td, tdcs::TSC_MULTIPLIER, ratio as u64);
+        let ratio = fixed_point_48(tsc * 25_000_000, self.config.tsc_hz);
+        self.tdcs_wr(td, tdcs::TSC_MULTIPLIER, ratio);
         if word(params::TSC_FREQUENCY) >> 16 != 0
             || !zero(params::TSC_FREQUENCY + 8, params::RESERVED_1_END)
             || counts >> 25 & 0x7F != 0
@@ -151,5 +151,41 @@ impl<M: Machine> Module<M> {
             return invalid(op::RDX);
         }
         Ok(())
+    }
+}
+
+/// `a / b` with 48 bits after the point. Both are below 2^63. By hand, since a
+/// kernel has no division of 128-bit numbers.
+const fn fixed_point_48(a: u64, b: u64) -> u64 {
+    let b = if b == 0 { 1 } else { b };
+    let (mut quotient, mut rest) = (a / b, a % b);
+    let mut bit = 0;
+    while bit < 48 {
+        rest <<= 1;
+        quotient <<= 1;
+        if rest >= b {
+            rest -= b;
+            quotient |= 1;
+        }
+        bit += 1;
+    }
+    quotient
+}
+
+#[cfg(test)]
+mod tests {
+    use super::fixed_point_48;
+
+    #[test]
+    fn a_ratio_is_what_a_wider_division_gives() {
+        for (a, b) in [
+            (100_000_000, 2_000_000_000),
+            (10_000_000_000, 3),
+            (7, 7),
+            (1, 0),
+        ] {
+            let wide = (u128::from(a) << 48) / u128::from(b.max(1u64));
+            assert_eq!(fixed_point_48(a, b), wide as u64, "{a} / {b}");
+        }
     }
 }
