@@ -80,6 +80,20 @@ pub mod emulator {
         value("violations", "dead") != 0
     }
 
+    /// How often rules for a leaf have fired.
+    pub fn faults_fired(leaf: &str) -> u64 {
+        let fired = |line: &str| {
+            let rest = line.strip_prefix(leaf)?.strip_prefix(' ')?;
+            rest.rsplit_once("fired=")?.1.trim().parse::<u64>().ok()
+        };
+        read("faults").lines().filter_map(fired).sum()
+    }
+
+    /// Whether the module has a TD.
+    pub fn has_tds() -> bool {
+        read("state").lines().any(|l| l.starts_with("td "))
+    }
+
     fn value(file: &str, name: &str) -> u64 {
         let text = read(file);
         let line = text.lines().find_map(|l| l.strip_prefix(name));
@@ -178,6 +192,8 @@ impl Tdx {
     /// Panics unless the secure EPT, the host and the file agree about each page.
     #[track_caller]
     pub fn check_mapping(&self) {
+        assert_eq!(emulator::stray_writes(), 0, "the host wrote to a TD's page");
+        assert!(!emulator::is_dead(), "the TDX module has shut itself down");
         let pfns = self.fd.pages(self.all()).unwrap();
         for (gpa, pfn) in self.all().step_by(PAGE as usize).zip(pfns) {
             let s = self.td.sept(gpa).unwrap();

@@ -119,6 +119,10 @@ int vcpu_run(struct td *td, struct tdhost_run *run)
 	vcpu = &td->vcpus[run->vcpu];
 	if (mutex_lock_interruptible(&vcpu->mutex))
 		return -EINTR;
+	if (READ_ONCE(td->dead)) {
+		ret = -EIO;
+		goto unlock;
+	}
 	if (!run->command) {
 		ret = vcpu->started && !vcpu->listens ?
 		      enter_until_report(td, vcpu, run, false) : -ENOENT;
