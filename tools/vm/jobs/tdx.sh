@@ -1,0 +1,86 @@
+#!/bin/sh
+# SPDX-License-Identifier: GPL-2.0
+#
+# TDs whose pages move, on the emulated TDX module: our tests, then what of the
+# modules depends on the order of loading, then leaks. /modules/tdxemu.ko and
+# /modules/tdhost.ko are the modules. Leaves /out/fault-matrix.txt.
+# shellcheck source-path=SCRIPTDIR/../guest source=guest.sh
+. /lib/guest.sh
+
+EMULATOR=/sys/kernel/debug/tdxemu
+
+# load [PARAMETER...]: all three; tags find what the host writes to a TD's page.
+load() {
+	insmod /modules/privmemfd.ko && insmod /modules/tdxemu.ko "$@" && insmod /modules/tdhost.ko
+}
+
+# unload: the TDX module goes first, so it gives back what it had.
+unload() {
+	rmmod tdxemu && rmmod tdhost && rmmod privmemfd
+}
+
+works() {
+	/tests/tdx_test 'a TD runs'
+}
+
+# no_violation: the host has done nothing that it must not.
+no_violation() {
+	cat $EMULATOR/violations
+	grep -q '^stray_writes 0$' $EMULATOR/violations && grep -q '^dead 0$' $EMULATOR/violations
+}
+
+# Without a TDX module there is no harness.
+refuses_without_module() {
+	insmod /modules/privmemfd.ko || return 1
+	insmod /modules/tdhost.ko
+	refused=$?
+	rmmod privmemfd && [ $refused -ne 0 ] && [ ! -e /dev/tdhost ]
+}
+
+# The TDX module stays up while the harness comes and goes.
+reloads() {
+	load || return 1
+	for _ in 1 2 3; do
+		works || return 1
+		rmmod tdhost || return 1
+		insmod /modules/tdhost.ko || return 1
+	done
+	works || return 1
+	dmesg | grep -q 'tdhost: .* of PAMT stay with the TDX module' || return 1
+	unload
+}
+
+# It is reset, or replaced, and has to be brought up anew.
+resets() {
+	load && works || return 1
+	echo reset >$EMULATOR/state && rmmod tdhost && insmod /modules/tdhost.ko && works && unload
+}
+
+cycles() {
+	cycle=0
+	while [ "$cycle" -lt "$1" ]; do
+		cycle=$((cycle + 1))
+		load && unload || break
+	done
+	echo "$cycle of $1 cycles"
+	! grep -q '^tdhost ' /proc/modules && [ "$cycle" -eq "$1" ]
+}
+
+suite "TDX: load KVM" 60 load_kvm /modules/kvm
+suite "TDX: no TDX module" 10 refuses_without_module
+suite "TDX: load" 60 load
+for name in tdx tdx_race tdx_fault; do
+	FAULT_MATRIX=/out/fault-matrix.txt suite "${name}_test" 900 "/tests/${name}_test"
+done
+suite "TDX: no violation" 5 no_violation
+suite "TDX: unload" 60 unload
+suite "TDX: load with integrity tags" 60 load tags=256
+for name in tdx tdx_race; do
+	suite "${name}_test with tags" 900 "/tests/${name}_test"
+done
+suite "TDX: no violation with tags" 5 no_violation
+suite "TDX: unload with tags" 60 unload
+suite "TDX: the harness comes and goes" 60 reloads
+suite "TDX: the TDX module is reset" 60 resets
+suite "TDX: 10 load and unload cycles" 120 cycles 10
+suite "TDX: kmemleak" 200 no_leaks
