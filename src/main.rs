@@ -20,6 +20,7 @@
 
 mod backend;
 mod control;
+mod counter;
 mod file;
 mod kvm_binding;
 mod relocate;

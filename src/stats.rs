@@ -2,38 +2,20 @@
 
 //! Counters, per file and in total.
 //!
-//! They only ever rise, are updated without ordering and may be read at any time. The totals are
-//! shown in debugfs, one number per file, and are not part of the user interface; those of one
-//! privmemfd are (`PRIVMEMFD_STAT`).
+//! The totals are shown in debugfs, one number per file, and are not part of the user interface;
+//! those of one privmemfd are (`PRIVMEMFD_STAT`).
 
-use crate::relocate::Refusal;
+use crate::{
+    backend::tdx::COUNTERS as TDX,
+    counter::Counter,
+    relocate::Refusal, //
+};
 use kernel::{
     debugfs::Scope,
     fmt,
-    prelude::*,
-    sync::atomic::{
-        Atomic,
-        Relaxed, //
-    }, //
+    prelude::*, //
 };
 use privmemfd_kernel::tdx::Leaf;
-
-/// A number that rises.
-pub(crate) struct Counter(Atomic<u64>);
-
-impl Counter {
-    pub(crate) const fn new() -> Self {
-        Self(Atomic::new(0))
-    }
-
-    pub(crate) fn add(&self, n: u64) {
-        let _ = self.0.fetch_add(n, Relaxed);
-    }
-
-    pub(crate) fn get(&self) -> u64 {
-        self.0.load(Relaxed)
-    }
-}
 
 /// How relocations have ended.
 pub(crate) struct Relocations {
@@ -76,52 +58,6 @@ pub(crate) struct Totals {
     /// Pages that failed, see `file::aops`.
     pub(crate) pages_poisoned: Counter,
     pub(crate) relocations: Relocations,
-    pub(crate) tdx: Tdx,
-}
-
-/// What the TDX backend has done.
-pub(crate) struct Tdx {
-    /// Pages of `relocations` that the TDX module has moved.
-    pub(crate) relocated: Counter,
-    /// vCPUs were made to leave the guest.
-    pub(crate) kicks: Counter,
-    /// They were kept outside as well.
-    pub(crate) holds: Counter,
-    /// Pages that were given back to the guest where they were.
-    pub(crate) rollbacks: Counter,
-    /// Pages that the host can never use again.
-    pub(crate) pages_leaked: Counter,
-    /// TDs that must not run any more.
-    pub(crate) tds_lost: Counter,
-    calls: [Counter; LEAVES],
-}
-
-/// Number of leaves that [`Tdx::calls`] tells apart.
-const LEAVES: usize = 5;
-
-impl Tdx {
-    const fn new() -> Self {
-        Self {
-            relocated: Counter::new(),
-            kicks: Counter::new(),
-            holds: Counter::new(),
-            rollbacks: Counter::new(),
-            pages_leaked: Counter::new(),
-            tds_lost: Counter::new(),
-            calls: [const { Counter::new() }; LEAVES],
-        }
-    }
-
-    /// SEAMCALLs of one leaf.
-    pub(crate) fn calls(&self, leaf: Leaf) -> &Counter {
-        &self.calls[match leaf {
-            Leaf::MemRangeBlock => 0,
-            Leaf::MemTrack => 1,
-            Leaf::MemPageRelocate => 2,
-            Leaf::MemRangeUnblock => 3,
-            Leaf::PhymemPageWbinvd => 4,
-        }]
-    }
 }
 
 /// The one instance.
@@ -132,7 +68,6 @@ pub(crate) static TOTALS: Totals = Totals {
     slots_unbound: Counter::new(),
     pages_poisoned: Counter::new(),
     relocations: Relocations::new(),
-    tdx: Tdx::new(),
 };
 
 /// Shows the totals in debugfs, in `privmemfd/`.
@@ -180,34 +115,34 @@ pub(crate) fn show() -> impl PinInit<Scope<&'static Totals>> {
         dir.read_callback_file(c"refused_nomem", totals, &|t: &T, f| {
             line(f, t.relocations.refused(Refusal::NoMemory))
         });
-        dir.read_callback_file(c"tdx_relocated", totals, &|t: &T, f| {
-            line(f, t.tdx.relocated.get())
+        dir.read_callback_file(c"tdx_relocated", totals, &|_: &T, f| {
+            line(f, TDX.relocated.get())
         });
-        dir.read_callback_file(c"tdx_kicks", totals, &|t: &T, f| line(f, t.tdx.kicks.get()));
-        dir.read_callback_file(c"tdx_holds", totals, &|t: &T, f| line(f, t.tdx.holds.get()));
-        dir.read_callback_file(c"tdx_rollbacks", totals, &|t: &T, f| {
-            line(f, t.tdx.rollbacks.get())
+        dir.read_callback_file(c"tdx_kicks", totals, &|_: &T, f| line(f, TDX.kicks.get()));
+        dir.read_callback_file(c"tdx_holds", totals, &|_: &T, f| line(f, TDX.holds.get()));
+        dir.read_callback_file(c"tdx_rollbacks", totals, &|_: &T, f| {
+            line(f, TDX.rollbacks.get())
         });
-        dir.read_callback_file(c"tdx_pages_leaked", totals, &|t: &T, f| {
-            line(f, t.tdx.pages_leaked.get())
+        dir.read_callback_file(c"tdx_pages_leaked", totals, &|_: &T, f| {
+            line(f, TDX.pages_leaked.get())
         });
-        dir.read_callback_file(c"tdx_tds_lost", totals, &|t: &T, f| {
-            line(f, t.tdx.tds_lost.get())
+        dir.read_callback_file(c"tdx_tds_lost", totals, &|_: &T, f| {
+            line(f, TDX.tds_lost.get())
         });
-        dir.read_callback_file(c"tdx_calls_block", totals, &|t: &T, f| {
-            line(f, t.tdx.calls(Leaf::MemRangeBlock).get())
+        dir.read_callback_file(c"tdx_calls_block", totals, &|_: &T, f| {
+            line(f, TDX.calls(Leaf::MemRangeBlock).get())
         });
-        dir.read_callback_file(c"tdx_calls_track", totals, &|t: &T, f| {
-            line(f, t.tdx.calls(Leaf::MemTrack).get())
+        dir.read_callback_file(c"tdx_calls_track", totals, &|_: &T, f| {
+            line(f, TDX.calls(Leaf::MemTrack).get())
         });
-        dir.read_callback_file(c"tdx_calls_relocate", totals, &|t: &T, f| {
-            line(f, t.tdx.calls(Leaf::MemPageRelocate).get())
+        dir.read_callback_file(c"tdx_calls_relocate", totals, &|_: &T, f| {
+            line(f, TDX.calls(Leaf::MemPageRelocate).get())
         });
-        dir.read_callback_file(c"tdx_calls_unblock", totals, &|t: &T, f| {
-            line(f, t.tdx.calls(Leaf::MemRangeUnblock).get())
+        dir.read_callback_file(c"tdx_calls_unblock", totals, &|_: &T, f| {
+            line(f, TDX.calls(Leaf::MemRangeUnblock).get())
         });
-        dir.read_callback_file(c"tdx_calls_wbinvd", totals, &|t: &T, f| {
-            line(f, t.tdx.calls(Leaf::PhymemPageWbinvd).get())
+        dir.read_callback_file(c"tdx_calls_wbinvd", totals, &|_: &T, f| {
+            line(f, TDX.calls(Leaf::PhymemPageWbinvd).get())
         });
     })
 }

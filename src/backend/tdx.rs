@@ -11,13 +11,13 @@
 //!
 //! Nothing here depends on which TDX module answers.
 
+mod counters;
 mod protocol;
 mod status;
 
-use crate::{
-    relocate::Refusal,
-    stats::TOTALS, //
-};
+pub(crate) use counters::COUNTERS;
+
+use crate::relocate::Refusal;
 use kernel::prelude::*;
 use privmemfd_kernel::{
     kvm::{
@@ -53,7 +53,7 @@ pub(crate) fn relocate(td: &Td, moves: &mut [GfnMove<'_>]) -> Result<(), TdLost>
         }
     }
     if result.is_err() {
-        TOTALS.tdx.tds_lost.add(1);
+        COUNTERS.tds_lost.add(1);
         pr_err!(
             "the TD of TDR {:#x} is lost: it must not run any more\n",
             td.tdr()
@@ -73,12 +73,12 @@ fn relocate_batch(td: &Td, moves: &mut [GfnMove<'_>]) -> Result<(), TdLost> {
         mv.set_result(match outcome {
             Outcome::Moved => {
                 tdx::take_back(mv.src());
-                TOTALS.tdx.relocated.add(1);
+                COUNTERS.relocated.add(1);
                 Ok(())
             }
             Outcome::MovedLeaked => {
                 leak(mv);
-                TOTALS.tdx.relocated.add(1);
+                COUNTERS.relocated.add(1);
                 Ok(())
             }
             Outcome::Contended => Err(Refusal::Busy.into()),
@@ -90,7 +90,7 @@ fn relocate_batch(td: &Td, moves: &mut [GfnMove<'_>]) -> Result<(), TdLost> {
 
 /// The TDX module, or a cache, may still write to the page: better no page than a corrupt one.
 fn leak(mv: &GfnMove<'_>) {
-    TOTALS.tdx.pages_leaked.add(1);
+    COUNTERS.pages_leaked.add(1);
     pr_err!(
         "page {:#x} cannot be taken back from the TDX module and is lost until the next boot\n",
         mv.src().pfn()
@@ -106,7 +106,7 @@ struct Batch<'a, 'm> {
 
 /// Counts the call and makes its result the protocol's.
 fn answer(leaf: Leaf, output: Output) -> Answer {
-    TOTALS.tdx.calls(leaf).add(1);
+    COUNTERS.calls(leaf).add(1);
     Answer {
         status: output.status,
         rcx: output.rcx,
@@ -139,7 +139,7 @@ impl protocol::Td for Batch<'_, '_> {
             tdx::mem_range_unblock(self.td, &self.moves[nr]),
         );
         if answer.verdict() == Verdict::Done {
-            TOTALS.tdx.rollbacks.add(1);
+            COUNTERS.rollbacks.add(1);
         }
         answer
     }
@@ -156,12 +156,12 @@ impl protocol::Td for Batch<'_, '_> {
     }
 
     fn kick(&self) {
-        TOTALS.tdx.kicks.add(1);
+        COUNTERS.kicks.add(1);
         self.td.kick();
     }
 
     fn hold(&self) {
-        TOTALS.tdx.holds.add(1);
+        COUNTERS.holds.add(1);
         self.td.hold();
     }
 

@@ -40,6 +40,12 @@ module_sources() {
 	find "$TOP/rust" "$TOP/src" -name '*.rs' -not -name '*_generated.rs'
 }
 
+# All Rust that the kernel's build compiles, with the kernel's way to format it.
+kernel_sources() {
+	module_sources
+	find "$TOP/tools/tdx-emu/kernel" -name '*.rs'
+}
+
 scripts() {
 	sources '*.sh'
 	sources '*' | grep -v '\.sh$' | xargs grep -lE -m1 '^#!/bin/(ba)?sh' 2>/dev/null || true
@@ -49,7 +55,7 @@ scripts() {
 
 check_rustfmt_module() {
 	module_sources >/dev/null
-	module_sources | xargs rustfmt --check --config-path "$CACHE/linux/.rustfmt.toml"
+	kernel_sources | xargs rustfmt --check --config-path "$CACHE/linux/.rustfmt.toml"
 }
 
 check_rustfmt_tools() {
@@ -66,9 +72,24 @@ check_module_warnings() {
 		cat "$OUT/module.build"
 		return 1
 	}
-	nothing grep -E -A 8 '(warning|error):' "$OUT/module.build" || return 1
+	no_warnings "$OUT/module.build"
+}
+
+# The emulator's modules likewise.
+check_tdx_module_warnings() {
+	rm -rf "$OUT/tdx" "$OUT/tdx-module"
+	mkdir -p "$OUT/tdx-module"
+	make -s --no-print-directory -C "$TOP" module KDIR="$KERNEL" MO="$OUT/tdx-module" >/dev/null 2>&1 || return 1
+	"$TOP/tools/build/tdx-modules.sh" "$KERNEL" "$OUT/tdx" W=1 CLIPPY=1 C=1 CHECK="$TOP/tools/lint/sparse" \
+		KBUILD_EXTRA_SYMBOLS="$OUT/tdx-module/Module.symvers" || return 1
+	no_warnings "$OUT/tdx/tdxemu.log" && no_warnings "$OUT/tdx/tdhost.log"
+}
+
+# no_warnings LOG: of a build with every checker.
+no_warnings() {
+	nothing grep -E -A 8 '(warning|error):' "$1" || return 1
 	# Kbuild goes on without a checker that it finds too old.
-	grep -E -q '^ +CHECK' "$OUT/module.build" || {
+	grep -E -q '^ +CHECK' "$1" || {
 		echo "sparse did not run"
 		return 1
 	}
@@ -177,7 +198,7 @@ check_no_machine_paths() {
 }
 
 CHECKS=(
-	rustfmt_module rustfmt_tools module_warnings module_rustdoc clippy_tools rustdoc_tools
+	rustfmt_module rustfmt_tools module_warnings tdx_module_warnings module_rustdoc clippy_tools rustdoc_tools
 	model checkpatch patches shellcheck uapi_header no_unsafe layers file_length no_machine_paths
 )
 

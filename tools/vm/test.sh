@@ -9,8 +9,8 @@ set -euo pipefail
 
 OUT=$BUILD/test
 # Seconds that each machine's job may take, and how many machines run at a time.
-declare -A LIMIT=([own]=2400 [served]=2400 [unserved]=2100 [unpatched]=900)
-MACHINES=(own served unserved unpatched)
+declare -A LIMIT=([own]=2400 [served]=2400 [unserved]=2100 [unpatched]=900 [tdx]=2400 [tdxemu]=900)
+MACHINES=(own tdx served unserved tdxemu unpatched)
 WORKERS=2
 
 # Whatever ends this script early is a failure, and says so in the same form.
@@ -85,6 +85,7 @@ for name in "${MACHINES[@]}"; do
 	logs+=("$OUT/$name/job.log" "$OUT/$name.log")
 	sed -n '/^--- kernel report/,/^---$/p' "$OUT/$name.log"
 done
+[ ! -f "$OUT/tdx/fault-matrix.txt" ] || cp "$OUT/tdx/fault-matrix.txt" "$BUILD/"
 status=0
 "$TOP/tools/vm/ktap.py" "${logs[@]}" >"$OUT/result" || status=$?
 tail -n 1 "$OUT/result" >"$OUT/summary"

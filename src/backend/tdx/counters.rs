@@ -1,0 +1,54 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What the backend has done since the module was loaded.
+
+use crate::counter::Counter;
+use privmemfd_kernel::tdx::Leaf;
+
+/// See the module documentation.
+pub(crate) struct Counters {
+    /// Pages that the TDX module has moved.
+    pub(crate) relocated: Counter,
+    /// vCPUs were made to leave the guest.
+    pub(crate) kicks: Counter,
+    /// They were kept outside as well.
+    pub(crate) holds: Counter,
+    /// Pages that were given back to the guest where they were.
+    pub(crate) rollbacks: Counter,
+    /// Pages that the host can never use again.
+    pub(crate) pages_leaked: Counter,
+    /// TDs that must not run any more.
+    pub(crate) tds_lost: Counter,
+    calls: [Counter; LEAVES],
+}
+
+/// Number of leaves that [`Counters::calls`] tells apart.
+const LEAVES: usize = 5;
+
+impl Counters {
+    const fn new() -> Self {
+        Self {
+            relocated: Counter::new(),
+            kicks: Counter::new(),
+            holds: Counter::new(),
+            rollbacks: Counter::new(),
+            pages_leaked: Counter::new(),
+            tds_lost: Counter::new(),
+            calls: [const { Counter::new() }; LEAVES],
+        }
+    }
+
+    /// SEAMCALLs of one leaf.
+    pub(crate) fn calls(&self, leaf: Leaf) -> &Counter {
+        &self.calls[match leaf {
+            Leaf::MemRangeBlock => 0,
+            Leaf::MemTrack => 1,
+            Leaf::MemPageRelocate => 2,
+            Leaf::MemRangeUnblock => 3,
+            Leaf::PhymemPageWbinvd => 4,
+        }]
+    }
+}
+
+/// The one instance.
+pub(crate) static COUNTERS: Counters = Counters::new();
