@@ -21,7 +21,7 @@ pub enum Progress {
     Moved,
 }
 
-/// One folio on its way, for [`Kvm::relocate`].
+/// One folio on its way, for [`super::Kvm::relocate`].
 ///
 /// # Invariants
 ///

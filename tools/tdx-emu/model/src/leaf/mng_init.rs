@@ -46,14 +46,6 @@ fn xfam_ok(x: u64, fixed0: u64) -> bool {
         && bit(17) == bit(18)
 }
 
-/// `a / b` with 48 bits of fraction, for a `b` of at most 40 bits. A kernel has no
-/// division of 128 bits.
-fn fixed_48(a: u64, b: u64) -> u64 {
-    let (whole, rest) = (a / b, (a % b) << 24);
-    let (high, rest) = (rest / b, (rest % b) << 24);
-    (whole << 48) | (high << 24) | (rest / b)
-}
-
 impl<M: Machine> Module<M> {
     pub(crate) fn mng_init(&self, regs: &mut Regs, lp: usize) -> Res<u64> {
         let (tdr, pa) = (regs.rcx, regs.rdx);
@@ -138,11 +130,7 @@ impl<M: Machine> Module<M> {
             return invalid(op::TSC_FREQUENCY);
         }
         self.tdcs_wr(td, tdcs::TSC_FREQUENCY, tsc);
-<<<<<<< HEAD
         let ratio = fixed_point_48(tsc * 25_000_000, self.config.tsc_hz);
-=======
-        let ratio = fixed_48(tsc * 25_000_000, self.config.tsc_hz.max(1));
->>>>>>> 17f43b2 (Divide without 128 bits in the TDX model)
         self.tdcs_wr(td, tdcs::TSC_MULTIPLIER, ratio);
         if word(params::TSC_FREQUENCY) >> 16 != 0
             || !zero(params::TSC_FREQUENCY + 8, params::RESERVED_1_END)
@@ -166,7 +154,6 @@ impl<M: Machine> Module<M> {
     }
 }
 
-<<<<<<< HEAD
 /// `a / b` with 48 bits after the point. Both are below 2^63. By hand, since a
 /// kernel has no division of 128-bit numbers.
 const fn fixed_point_48(a: u64, b: u64) -> u64 {
@@ -199,19 +186,6 @@ mod tests {
         ] {
             let wide = (u128::from(a) << 48) / u128::from(b.max(1u64));
             assert_eq!(fixed_point_48(a, b), wide as u64, "{a} / {b}");
-=======
-#[cfg(test)]
-mod tests {
-    use super::fixed_48;
-
-    #[test]
-    fn fixed_point_is_that_of_a_wide_division() {
-        for a in [0, 1, 100_000_000, 2_500_000_000, 10_000_000_000] {
-            for b in [1, 3, 2_000_000_000, 1_999_999_999, (1 << 40) - 1] {
-                let wide = (u128::from(a) << 48) / u128::from(b);
-                assert_eq!(fixed_48(a, b), wide as u64, "{a} / {b}");
-            }
->>>>>>> 17f43b2 (Divide without 128 bits in the TDX model)
         }
     }
 }
