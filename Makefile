@@ -6,7 +6,7 @@ KDIR ?= /lib/modules/$(shell uname -r)/build
 export KSRC
 
 .DEFAULT_GOAL := module
-.PHONY: all module kvm-modules provision run test bench lint doc clean help
+.PHONY: all module kvm-modules provision run test bench lint mutations bisect doc clean help
 
 # --- the module alone: needs nothing but a build tree of a kernel with Rust
 
@@ -53,6 +53,13 @@ run test bench:
 lint:
 	@tools/lint/lint.sh
 
+mutations:
+	@tools/tdx-emu/mutations.sh
+	@tools/vm/mutations.sh
+
+bisect:
+	@tools/build/bisect-series.sh
+
 doc:
 	@tools/lint/doc.sh
 
@@ -69,6 +76,8 @@ help:
 	@echo 'make test         every test, in a VM with a debug kernel; last line: N passed, N failed, N skipped'
 	@echo 'make bench        what a move costs, as ratios (build/bench.json)'
 	@echo 'make lint         every checker'
+	@echo 'make mutations    breaks the TDX backend in every way, and sees that the tests notice'
+	@echo "make bisect       each patch of the KVM series: builds, and passes KVM's own tests"
 	@echo 'make doc          the documentation of the code, and of the project if Sphinx is there'
 	@echo 'make KDIR=...     privmemfd.ko for a built kernel (default: the running one)'
 	@echo 'make kvm-modules KDIR=... KSRC=... [OUT=...]'

@@ -81,6 +81,10 @@ fn relocate_batch(td: &Td, moves: &mut [GfnMove<'_>]) -> Result<(), TdLost> {
                 COUNTERS.relocated.add(1);
                 Ok(())
             }
+            Outcome::Stuck => {
+                leak(mv);
+                Err(Refusal::Backend.into())
+            }
             Outcome::Contended => Err(Refusal::Busy.into()),
             Outcome::Refused => Err(Refusal::Backend.into()),
         });
@@ -88,7 +92,8 @@ fn relocate_batch(td: &Td, moves: &mut [GfnMove<'_>]) -> Result<(), TdLost> {
     result.map_err(|protocol::TdLost| TdLost)
 }
 
-/// The TDX module, or a cache, may still write to the page: better no page than a corrupt one.
+/// The TDX module, or a cache, may still write to the page: better no page than a corrupt one. It
+/// may be in its file, and is not freed with it.
 fn leak(mv: &GfnMove<'_>) {
     COUNTERS.pages_leaked.add(1);
     pr_err!(

@@ -68,6 +68,8 @@ pub(crate) enum Outcome {
     Contended,
     /// The TD uses the old page, and will.
     Refused,
+    /// The TD has the old page and cannot use it, and nobody can take it back. The TD is lost.
+    Stuck,
 }
 
 /// The TD can no longer run.
@@ -265,7 +267,7 @@ impl<'a, T: Td> Session<'a, T> {
             }
         }
         self.lost.set(true);
-        Outcome::Refused
+        Outcome::Stuck
     }
 
     /// After PAGE.RELOCATE: the module has the last word on which page it was.

@@ -31,8 +31,13 @@ fn judge(vm: &Vm, outcomes: &[Outcome], result: Result<(), TdLost>, what: &str) 
                 assert_eq!(frame, to, "{what}: {gpa:#x}");
                 scribble(vm, from);
             }
-            // Neither is touched.
+            // The old page is not touched.
             Outcome::MovedLeaked => {}
+            Outcome::Stuck => {
+                assert_eq!(frame, from, "{what}: {gpa:#x}");
+                assert!(result.is_err(), "{what}: a page is stuck in a TD that runs");
+                scribble(vm, to);
+            }
             // The new page is the host's.
             Outcome::Contended | Outcome::Refused => {
                 assert_eq!(frame, from, "{what}: {gpa:#x}");
