@@ -74,75 +74,40 @@ pub(crate) static TOTALS: Totals = Totals {
 pub(crate) fn show() -> impl PinInit<Scope<&'static Totals>> {
     type T = &'static Totals;
 
-    fn line(f: &mut fmt::Formatter<'_>, n: u64) -> fmt::Result {
-        writeln!(f, "{n}")
+    // Each file is a function of its own, so there is nothing to loop over.
+    macro_rules! files {
+        ($totals:ident, $dir:ident; $($name:literal: |$t:tt| $value:expr;)*) => {
+            $($dir.read_callback_file($name, $totals, &|$t: &T, f: &mut fmt::Formatter<'_>| {
+                writeln!(f, "{}", $value)
+            });)*
+        };
     }
 
     Scope::dir(&TOTALS, c"privmemfd", |totals: &T, dir| {
-        dir.read_callback_file(c"files_created", totals, &|t: &T, f| {
-            line(f, t.files_created.get())
-        });
-        dir.read_callback_file(c"files_created_kvm", totals, &|t: &T, f| {
-            line(f, t.files_created_kvm.get())
-        });
-        dir.read_callback_file(c"slots_bound", totals, &|t: &T, f| {
-            line(f, t.slots_bound.get())
-        });
-        dir.read_callback_file(c"slots_unbound", totals, &|t: &T, f| {
-            line(f, t.slots_unbound.get())
-        });
-        dir.read_callback_file(c"pages_poisoned", totals, &|t: &T, f| {
-            line(f, t.pages_poisoned.get())
-        });
-        dir.read_callback_file(c"pages_relocated", totals, &|t: &T, f| {
-            line(f, t.relocations.done())
-        });
-        dir.read_callback_file(c"refused_pinned", totals, &|t: &T, f| {
-            line(f, t.relocations.refused(Refusal::Pinned))
-        });
-        dir.read_callback_file(c"refused_busy", totals, &|t: &T, f| {
-            line(f, t.relocations.refused(Refusal::Busy))
-        });
-        dir.read_callback_file(c"refused_guest", totals, &|t: &T, f| {
-            line(f, t.relocations.refused(Refusal::Guest))
-        });
-        dir.read_callback_file(c"refused_poison", totals, &|t: &T, f| {
-            line(f, t.relocations.refused(Refusal::Poison))
-        });
-        dir.read_callback_file(c"refused_backend", totals, &|t: &T, f| {
-            line(f, t.relocations.refused(Refusal::Backend))
-        });
-        dir.read_callback_file(c"refused_nomem", totals, &|t: &T, f| {
-            line(f, t.relocations.refused(Refusal::NoMemory))
-        });
-        dir.read_callback_file(c"tdx_relocated", totals, &|_: &T, f| {
-            line(f, TDX.relocated.get())
-        });
-        dir.read_callback_file(c"tdx_kicks", totals, &|_: &T, f| line(f, TDX.kicks.get()));
-        dir.read_callback_file(c"tdx_holds", totals, &|_: &T, f| line(f, TDX.holds.get()));
-        dir.read_callback_file(c"tdx_rollbacks", totals, &|_: &T, f| {
-            line(f, TDX.rollbacks.get())
-        });
-        dir.read_callback_file(c"tdx_pages_leaked", totals, &|_: &T, f| {
-            line(f, TDX.pages_leaked.get())
-        });
-        dir.read_callback_file(c"tdx_tds_lost", totals, &|_: &T, f| {
-            line(f, TDX.tds_lost.get())
-        });
-        dir.read_callback_file(c"tdx_calls_block", totals, &|_: &T, f| {
-            line(f, TDX.calls(Leaf::MemRangeBlock).get())
-        });
-        dir.read_callback_file(c"tdx_calls_track", totals, &|_: &T, f| {
-            line(f, TDX.calls(Leaf::MemTrack).get())
-        });
-        dir.read_callback_file(c"tdx_calls_relocate", totals, &|_: &T, f| {
-            line(f, TDX.calls(Leaf::MemPageRelocate).get())
-        });
-        dir.read_callback_file(c"tdx_calls_unblock", totals, &|_: &T, f| {
-            line(f, TDX.calls(Leaf::MemRangeUnblock).get())
-        });
-        dir.read_callback_file(c"tdx_calls_wbinvd", totals, &|_: &T, f| {
-            line(f, TDX.calls(Leaf::PhymemPageWbinvd).get())
-        });
+        files! { totals, dir;
+            c"files_created": |t| t.files_created.get();
+            c"files_created_kvm": |t| t.files_created_kvm.get();
+            c"slots_bound": |t| t.slots_bound.get();
+            c"slots_unbound": |t| t.slots_unbound.get();
+            c"pages_poisoned": |t| t.pages_poisoned.get();
+            c"pages_relocated": |t| t.relocations.done();
+            c"refused_pinned": |t| t.relocations.refused(Refusal::Pinned);
+            c"refused_busy": |t| t.relocations.refused(Refusal::Busy);
+            c"refused_guest": |t| t.relocations.refused(Refusal::Guest);
+            c"refused_poison": |t| t.relocations.refused(Refusal::Poison);
+            c"refused_backend": |t| t.relocations.refused(Refusal::Backend);
+            c"refused_nomem": |t| t.relocations.refused(Refusal::NoMemory);
+            c"tdx_relocated": |_| TDX.relocated.get();
+            c"tdx_kicks": |_| TDX.kicks.get();
+            c"tdx_holds": |_| TDX.holds.get();
+            c"tdx_rollbacks": |_| TDX.rollbacks.get();
+            c"tdx_pages_leaked": |_| TDX.pages_leaked.get();
+            c"tdx_tds_lost": |_| TDX.tds_lost.get();
+            c"tdx_calls_block": |_| TDX.calls(Leaf::MemRangeBlock).get();
+            c"tdx_calls_track": |_| TDX.calls(Leaf::MemTrack).get();
+            c"tdx_calls_relocate": |_| TDX.calls(Leaf::MemPageRelocate).get();
+            c"tdx_calls_unblock": |_| TDX.calls(Leaf::MemRangeUnblock).get();
+            c"tdx_calls_wbinvd": |_| TDX.calls(Leaf::PhymemPageWbinvd).get();
+        }
     })
 }
