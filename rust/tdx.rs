@@ -118,3 +118,19 @@ pub fn take_back(folio: &Locked) {
     // SAFETY: The folio is valid and of order 0.
     unsafe { ffi::privmemfd_helper_reset_folio(folio.as_ptr()) }
 }
+
+/// A leaf that no TDX module has, for a test of the instruction's ways to fail.
+#[cfg(CONFIG_KUNIT = "y")]
+pub fn test_unknown_leaf() -> Output {
+    let mut regs = ffi::privmemfd_seamcall {
+        leaf: 0xffff,
+        ..Default::default()
+    };
+    // SAFETY: A module refuses the call, and does nothing to memory.
+    let status = unsafe { ffi::privmemfd_helper_seamcall(&mut regs) };
+    Output {
+        status,
+        rcx: regs.rcx,
+        rdx: regs.rdx,
+    }
+}

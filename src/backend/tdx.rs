@@ -14,6 +14,8 @@
 mod counters;
 mod protocol;
 mod status;
+#[cfg(CONFIG_KUNIT = "y")]
+mod tests;
 
 pub(crate) use counters::COUNTERS;
 
