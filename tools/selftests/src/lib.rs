@@ -5,4 +5,5 @@
 pub mod fixtures;
 pub mod hostmem;
 pub mod ktap;
+pub mod starve;
 pub mod tdx;

@@ -42,7 +42,7 @@ trace_events() {
 suite "load KVM" 60 load_kvm /modules/kvm
 suite "KUnit" 60 load_with_kunit
 # kvm_test poisons a page, and a memory block with one does not come back online.
-for name in abi file migrate race kvm; do
+for name in abi file errno migrate race kvm; do
 	suite "${name}_test" 400 "/tests/${name}_test"
 done
 suite "trace events" 60 trace_events

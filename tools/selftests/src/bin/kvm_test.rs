@@ -429,6 +429,7 @@ fn failing_memory_reaches_the_vmm() {
     }
     let s = fd.stat().unwrap();
     assert_eq!(s.poisoned, 1);
+    fails(fd.allocate(0..MIB), libc::EHWPOISON, "fallocate");
     // The others are as before, and can move.
     assert_ne!(done(guest.read(BASE + 4 * PAGE)), 0);
     assert_eq!(fd.move_range(0..MIB, None).unwrap(), MIB / PAGE - 1);

@@ -1,0 +1,72 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Memory and open files that run out, for the calling thread only.
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::Path;
+
+use crate::ktap::skip;
+
+const DEBUGFS: &str = "/sys/kernel/debug";
+const MARK: &str = "/proc/thread-self/make-it-fail";
+
+/// While it lives, every allocation of one kind by the thread that made it
+/// fails. The kernel's fault injection does it.
+pub struct Starved {
+    name: &'static str,
+    // Opening a file takes memory, which the thread does not get.
+    mark: File,
+}
+
+impl Starved {
+    /// Allocations of pages.
+    pub fn of_pages() -> Self {
+        Self::new(
+            "fail_page_alloc",
+            &[
+                ("ignore-gfp-wait", "N"),
+                ("ignore-gfp-highmem", "N"),
+                ("min-order", "0"),
+            ],
+        )
+    }
+
+    /// Allocations of kernel objects.
+    pub fn of_objects() -> Self {
+        Self::new("failslab", &[("ignore-gfp-wait", "N")])
+    }
+
+    fn new(name: &'static str, settings: &[(&str, &str)]) -> Self {
+        if !Path::new(DEBUGFS).join(name).exists() || !Path::new(MARK).exists() {
+            skip(format!("no {name} in this kernel"));
+        }
+        let mark = File::options().write(true).open(MARK).unwrap();
+        let mut starved = Self { name, mark };
+        for (file, value) in settings {
+            starved.set(file, value);
+        }
+        for (file, value) in [
+            ("task-filter", "Y"),
+            ("verbose", "0"),
+            ("interval", "1"),
+            ("times", "-1"),
+            ("probability", "100"),
+        ] {
+            starved.set(file, value);
+        }
+        starved.mark.write_all(b"1").unwrap();
+        starved
+    }
+
+    fn set(&self, file: &str, value: &str) {
+        let path = Path::new(DEBUGFS).join(self.name).join(file);
+        fs::write(&path, value).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    }
+}
+
+impl Drop for Starved {
+    fn drop(&mut self) {
+        self.mark.write_all(b"0").unwrap();
+        self.set("probability", "0");
+    }
+}
