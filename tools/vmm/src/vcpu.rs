@@ -137,7 +137,11 @@ impl Vcpu {
                     });
                 }
                 Ok(other) => {
-                    let text = format!("{other:?}");
+                    let mut text = format!("{other:?}");
+                    // Tells a fault of the guest from a processor gone astray.
+                    if let Ok(regs) = self.fd.get_regs() {
+                        text += &format!(" at {:#x}", regs.rip);
+                    }
                     self.unfinished = true;
                     return Ok(Exit::Other(text));
                 }
