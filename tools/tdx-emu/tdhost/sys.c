@@ -77,16 +77,17 @@ struct package_call {
 	u64 status;
 };
 
-static void call_here(void *data)
+static int call_here(void *data)
 {
 	struct package_call *c = data;
 
 	c->status = c->call(c->arg);
+	return 0;
 }
 
 /**
  * tdx_on_each_package - call the module on one CPU of each package
- * @call: makes the call; interrupts are off
+ * @call: makes the call, in a task: some calls take long, or want entropy
  * @arg: its argument
  * @what: name of the leaf for messages
  *
@@ -105,8 +106,7 @@ int tdx_on_each_package(u64 (*call)(u64 arg), u64 arg, const char *what)
 	for_each_online_cpu(cpu) {
 		if (cpumask_test_and_set_cpu(topology_physical_package_id(cpu), seen))
 			continue;
-		smp_call_function_single(cpu, call_here, &c, 1);
-		ret = tdx_report(what, c.status);
+		ret = smp_call_on_cpu(cpu, call_here, &c, false) ?: tdx_report(what, c.status);
 		if (ret)
 			break;
 	}
