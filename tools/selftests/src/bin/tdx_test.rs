@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use privmemfd_ioctls::{Mobility, Refusal};
+use privmemfd_ioctls::{Mobility, PrivMemFd, Refusal};
 use selftests::cases;
 use selftests::fixtures::{
     fails, file, in_movable_zone, movable, wait_for, Guest, MIB, PAGE, PATIENCE,
@@ -26,7 +26,7 @@ const PAGES: u64 = 1024;
 /// Most pages that are moved with one TRACK and one kick.
 const BATCH: u64 = 32;
 /// Memory blocks to take offline; one takes a second or more.
-const MOST_BLOCKS: usize = 3;
+const MOST_BLOCKS: usize = 2;
 
 fn a_td_runs() {
     let tdx = Tdx::empty(PAGES, 1);
@@ -97,6 +97,13 @@ fn a_running_td_keeps_every_byte() {
     assert!(s.entries > 100, "the guest did not run: {s:?}");
 }
 
+/// Moves all pages to where they come from while this file takes what is nearer.
+fn move_behind(tdx: &Tdx, ballast: PrivMemFd) {
+    let size = ballast.stat().unwrap().size;
+    ballast.allocate(0..size).unwrap();
+    tdx.move_all();
+}
+
 fn compaction_moves_pages() {
     let tdx = Tdx::running(4 * PAGES, 1);
     // Every other page goes: what stays lies among holes.
@@ -107,11 +114,8 @@ fn compaction_moves_pages() {
     let mut moved = 0;
     for n in 1..=10 {
         // Compaction brings pages from one end of a zone to the other; a memory
-        // that was never full may have them there already. So they get others.
-        let ballast = movable(n * 64 * MIB);
-        ballast.allocate(0..n * 64 * MIB).unwrap();
-        tdx.move_all();
-        drop(ballast);
+        // that was never full may have them there already.
+        move_behind(&tdx, movable(n * 64 * MIB));
         let before = tdx.td.stat().unwrap().moved;
         compact();
         moved += tdx.td.stat().unwrap().moved - before;
@@ -127,16 +131,11 @@ fn compaction_moves_pages() {
     tdx.check_mapping();
 }
 
-fn offline_moves_pages() {
-    let size = 4 * PAGES * PAGE;
-    let tdx = Arc::new(Tdx::on(in_movable_zone(size), 4 * PAGES, 2).boot());
-    let crew = Crew::start(&tdx);
-    let blocks = movable_blocks(&tdx.fd, size);
-    if blocks.is_empty() {
-        skip("no page is in ZONE_MOVABLE (boot with movablecore=)");
-    }
+/// Takes blocks with pages of the TD offline; returns how many let it.
+fn offline_some(tdx: &Tdx) -> u64 {
+    let size = tdx.pages * PAGE;
     let mut offlined = 0;
-    for (block, pages) in blocks.into_iter().take(MOST_BLOCKS) {
+    for (block, pages) in movable_blocks(&tdx.fd, size).into_iter().take(MOST_BLOCKS) {
         let before = tdx.td.stat().unwrap().moved;
         if let Err(e) = block.set_state("offline") {
             note(format!("memory{} refused: {e}", block.index));
@@ -149,6 +148,25 @@ fn offline_moves_pages() {
         assert!(!stays, "pages in an offline block");
         assert!(moved >= pages, "{moved} of {pages} pages counted");
         offlined += 1;
+    }
+    offlined
+}
+
+fn offline_moves_pages() {
+    let size = PAGES * PAGE;
+    let tdx = Arc::new(Tdx::on(in_movable_zone(size), PAGES, 2).boot());
+    let crew = Crew::start(&tdx);
+    if movable_blocks(&tdx.fd, size).is_empty() {
+        skip("no page is in ZONE_MOVABLE (boot with movablecore=)");
+    }
+    let mut offlined = offline_some(&tdx);
+    for n in 1..=3 {
+        if offlined > 0 {
+            break;
+        }
+        // Some blocks refuse for reasons of their own, those at the ends.
+        move_behind(&tdx, in_movable_zone(n * 64 * MIB));
+        offlined = offline_some(&tdx);
     }
     crew.goes_on();
     crew.end();
