@@ -6,7 +6,7 @@ KDIR ?= /lib/modules/$(shell uname -r)/build
 export KSRC
 
 .DEFAULT_GOAL := module
-.PHONY: all module kvm-modules provision run test bench lint mutations bisect doc clean help
+.PHONY: all module kvm-modules provision run test tdx-host bench lint mutations bisect doc clean help
 
 # --- the module alone: needs nothing but a build tree of a kernel with Rust
 
@@ -50,6 +50,9 @@ provision:
 run test bench:
 	@tools/vm/$@.sh
 
+tdx-host:
+	@tools/bochs-tdx/run.sh
+
 lint:
 	@tools/lint/lint.sh
 
@@ -74,6 +77,7 @@ module-clean:
 help:
 	@echo 'make run          a guest keeps its bytes while the host moves them: the whole show, in a VM'
 	@echo 'make test         every test, in a VM with a debug kernel; last line: N passed, N failed, N skipped'
+	@echo 'make tdx-host     TDs run by KVM itself on an emulated TDX host, while their pages move'
 	@echo 'make bench        what a move costs, as ratios (build/bench.json)'
 	@echo 'make lint         every checker'
 	@echo 'make mutations    breaks the TDX backend in every way, and sees that the tests notice'
