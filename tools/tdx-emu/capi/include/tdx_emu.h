@@ -107,6 +107,16 @@ enum tdx_guest tdx_emu_exit(uint32_t lp, uint16_t reason,
 /* False: the last one was not read yet, inject a double fault. */
 bool tdx_emu_virt_exception(uint32_t lp, const struct tdx_ve_info *info);
 
+/* The guest has consumed a line that somebody else wrote. */
+enum tdx_guest tdx_emu_poison(uint32_t lp, struct tdx_regs *regs);
+
+/*
+ * Turn the content of the page at @pa into what the TD with @hkid sees, and
+ * back. False: somebody else wrote to the page, which is left as it is.
+ */
+bool tdx_emu_reveal(uint16_t hkid, uint64_t pa);
+void tdx_emu_conceal(uint16_t hkid, uint64_t pa);
+
 /* Reads a word of memory through a KeyID. */
 uint64_t tdx_emu_read(uint16_t hkid, uint64_t pa);
 
@@ -115,6 +125,8 @@ uint64_t tdx_machine_read(uint64_t pa);
 void tdx_machine_write(uint64_t pa, uint64_t value);
 uint64_t tdx_machine_tsc(uint32_t lp);
 bool tdx_machine_interrupt_pending(uint32_t lp);
+/* Dirty lines of the page at @pa go to memory. */
+void tdx_machine_flush_page(uint64_t pa);
 void tdx_machine_invept(uint32_t lp, uint64_t eptp);
 /* A line of text about a call, without a newline. */
 void tdx_machine_log(const char *line);

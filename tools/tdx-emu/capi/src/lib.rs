@@ -144,8 +144,19 @@ pub extern "C" fn tdx_emu_init(p: &CPlatform) {
         cipher: p.cipher,
         ..Config::new()
     };
-    if MODULE.set(Module::new(Bus::new(p.memory), config)).is_err() {
+    if MODULE
+        .set(Module::new(Bus::new(p.memory, p.cipher), config))
+        .is_err()
+    {
         machine::panic("tdx_emu_init() called twice");
+    }
+}
+
+/// Tells which line of TD memory somebody else wrote, if that is why.
+fn report_violation() {
+    if let Some(v) = module().violation() {
+        let line = format!("{{\"violation\":\"{:#x}\",\"count\":{}}}", v.pa, v.count);
+        machine::log(&c_string(&line));
     }
 }
 
@@ -158,7 +169,10 @@ pub extern "C" fn tdx_emu_seamcall(lp: u32, regs: &mut CRegs) -> CCall {
     match outcome {
         Outcome::Done => CCall::Done,
         Outcome::Entered => CCall::Entered,
-        Outcome::VmFailInvalid => CCall::VmFailInvalid,
+        Outcome::VmFailInvalid => {
+            report_violation();
+            CCall::VmFailInvalid
+        }
     }
 }
 
@@ -231,6 +245,28 @@ pub extern "C" fn tdx_emu_exit(
         intr_info,
     };
     event(lp, e, regs)
+}
+
+/// See `tdx_emu.h`.
+#[no_mangle]
+pub extern "C" fn tdx_emu_poison(lp: u32, regs: &mut CRegs) -> CGuest {
+    event(lp, GuestEvent::Poison, regs)
+}
+
+/// See `tdx_emu.h`.
+#[no_mangle]
+pub extern "C" fn tdx_emu_reveal(hkid: u16, pa: u64) -> bool {
+    let good = module().reveal_page(hkid, pa).is_ok();
+    if !good {
+        report_violation();
+    }
+    good
+}
+
+/// See `tdx_emu.h`.
+#[no_mangle]
+pub extern "C" fn tdx_emu_conceal(hkid: u16, pa: u64) {
+    module().conceal_page(hkid, pa);
 }
 
 /// See `tdx_emu.h`.

@@ -7,7 +7,7 @@ mod common;
 use common::*;
 use tdx_emu_model::regs::{leaf, op, tdcall};
 use tdx_emu_model::status::*;
-use tdx_emu_model::{GuestEvent, GuestOutcome, Outcome, Regs, VeInfo};
+use tdx_emu_model::{GuestEvent, GuestOutcome, Outcome, PhysMem, Regs, VeInfo};
 
 const LP: usize = 1;
 const RIP: u64 = 0x1000;
@@ -269,5 +269,32 @@ fn report_proves_nothing() {
     assert_eq!(
         exit(vm.m.tdcall(LP, &away, RIP)).rax,
         EXIT_REASON_EPT_VIOLATION
+    );
+}
+
+#[test]
+fn pages_can_be_handed_to_the_guest() {
+    let vm = Vm::running();
+    let page = POOL + 0x1000;
+    let raw = || vm.m.machine.read(page + 64);
+    let noise = raw();
+    vm.m.reveal_page(HKID as u16, page).unwrap();
+    assert_eq!(raw(), 1 << 32 | 64, "what PAGE.ADD put there");
+    vm.m.machine.write(page + 64, 0x1234);
+    vm.m.conceal_page(HKID as u16, page);
+    assert!(raw() != 0x1234 && raw() != noise);
+    enter(&vm, Regs::default());
+    assert_eq!(vm.read(0, 0x1040), GuestOutcome::InGuest(0x1234));
+    // A host's write is seen when the page is handed out next.
+    vm.m.machine.write(page + 128, 7);
+    let before = raw();
+    let violation = vm.m.reveal_page(HKID as u16, page).unwrap_err();
+    assert_eq!(violation.pa, page + 128);
+    assert_eq!(raw(), before);
+    let r = exit(vm.m.guest_event(LP, GuestEvent::Poison));
+    assert_eq!(r.rax, NON_RECOVERABLE_TD_NON_ACCESSIBLE);
+    assert_eq!(
+        vm.call(LP, Regs::call(leaf::VP_ENTER, VCPU, 0)).rax,
+        TD_FATAL
     );
 }

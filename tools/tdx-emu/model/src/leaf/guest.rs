@@ -68,6 +68,8 @@ pub enum GuestEvent {
         /// Exit interruption information.
         intr_info: u64,
     },
+    /// The guest consumes a line of its memory that somebody else wrote.
+    Poison,
     /// The guest reads the 64-bit word at a private GPA.
     Read {
         /// The address.
@@ -174,6 +176,7 @@ impl<M: Machine> Module<M> {
         };
         let tdr = v.td.tdr;
         match event {
+            GuestEvent::Poison => return self.dead_td(&v, 0),
             GuestEvent::Read { gpa } => return self.guest_access(&v, gpa, None),
             GuestEvent::Write { gpa, value } => return self.guest_access(&v, gpa, Some(value)),
             _ => {}

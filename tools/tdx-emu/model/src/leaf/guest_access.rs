@@ -10,6 +10,37 @@ use crate::sept;
 const LINE_WORDS: usize = (LINE / 8) as usize;
 
 impl<M: Machine> Module<M> {
+    /// Turns the content of a page into what the TD with `hkid` sees, for a
+    /// front end whose guests access memory without the model. Until
+    /// [`Module::conceal_page`] nobody else may look at the page.
+    ///
+    /// # Errors
+    /// A line of the page was written by somebody else; the page is as it was.
+    pub fn reveal_page(&self, hkid: u16, page: u64) -> Result<(), Violation> {
+        for line in (page..page + PAGE).step_by(LINE as usize) {
+            self.check_line(hkid, line)?;
+        }
+        for pa in (page..page + PAGE).step_by(8) {
+            self.machine.write(pa, self.rd(hkid, pa));
+        }
+        Ok(())
+    }
+
+    /// Encrypts a page again, and seals the lines that belong to the TD.
+    pub fn conceal_page(&self, hkid: u16, page: u64) {
+        for pa in (page..page + PAGE).step_by(8) {
+            self.wr(hkid, pa, self.machine.read(pa));
+        }
+        if !self.machine.has_tags() {
+            return;
+        }
+        for line in (page..page + PAGE).step_by(LINE as usize) {
+            if self.machine.tag(line) != 0 {
+                self.machine.set_tag(line, self.line_tag(hkid, line));
+            }
+        }
+    }
+
     /// A load or store of the guest, through the S-EPT and the TD's key.
     pub(super) fn guest_access(&self, v: &Vcpu, gpa: u64, write: Option<u64>) -> GuestOutcome {
         let access = if write.is_some() {
