@@ -5,7 +5,7 @@
 Takes what tools/vm/vm.py takes and brings back the same files; the machine is
 a Bochs with a TDX module (tools/bochs-tdx/build.sh) instead of QEMU. OUT also
 gets seamcalls.jsonl, what the host asked of the module and what it answered,
-and bochs.log.
+and bochs.log. TD memory is encrypted unless --plain is given.
 """
 
 import argparse
@@ -105,18 +105,20 @@ def bochs(options, initramfs):
     rc = BOCHSRC.format(memory=memory, cpus=options.cpus, roms=options.bochs / "roms", out=out)
     (out / "bochsrc").write_text(rc)
     os.environ["BOCHS_TDX_LOG"] = str(out / "seamcalls.jsonl")
+    os.environ["BOCHS_TDX_PLAIN"] = "1" if options.plain else "0"
     return [str(options.bochs / "bochs"), "-q", "-f", str(out / "bochsrc")]
 
 
 def main():
     parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("--plain", action="store_true", help="do not encrypt TD memory")
     parser.add_argument("--bochs", required=True, type=Path, help="what build.sh printed")
     mine, rest = parser.parse_known_args()
     parse = vm.parse
 
     def parse_all():
         options = parse()
-        options.bochs = mine.bochs.resolve()
+        options.bochs, options.plain = mine.bochs.resolve(), mine.plain
         return options
 
     sys.argv[1:] = rest

@@ -88,7 +88,7 @@ compile() {
 	(cd "$src" && CFLAGS=-O2 CXXFLAGS=-O2 LIBS="$src/libtdx_emu_capi.a -lpthread -ldl" \
 		./configure "${FLAGS[@]}") >"$src/configure.log" 2>&1 ||
 		die "Bochs cannot be configured" "read $src/configure.log"
-	with_progress Bochs 700 "$src/build.log" make -C "$src" -j"$(nproc)" ||
+	with_progress Bochs 1050 "$src/build.log" make -C "$src" -j"$(nproc)" ||
 		die "Bochs does not build" "read $src/build.log; to start over remove $src"
 	touch "$src/complete"
 }

@@ -16,6 +16,8 @@
 // What msrs.def says to the host: IA32_MKTME_KEYID_PARTITIONING.
 static const Bit32u FIRST_PRIVATE_KEYID = 32;
 static const Bit64u TSC_HZ = 100000000;
+// Leaf number.
+static const Bit64u PHYMEM_CACHE_WB = 40;
 
 static FILE *tdx_log;
 
@@ -28,6 +30,10 @@ static void tdx_start(void)
   const char *log = getenv("BOCHS_TDX_LOG");
   if (log)
     tdx_log = fopen(log, "w");
+  const char *plain = getenv("BOCHS_TDX_PLAIN");
+  bool cipher = !plain || *plain != '1';
+  if (cipher)
+    tdx_views_init(BX_MEM(0)->get_memory_len());
   struct tdx_platform platform = {
     BX_PHY_ADDRESS_WIDTH,
     BX_KEYID_BITS,
@@ -35,23 +41,12 @@ static void tdx_start(void)
     BX_SMP_PROCESSORS,
     BX_MEM(0)->get_memory_len(),
     TSC_HZ,
-    false,
+    cipher,
   };
   tdx_emu_init(&platform);
 }
 
 // --- the machine, as the module model uses it
-
-extern "C" uint64_t tdx_machine_read(uint64_t pa)
-{
-  return *(Bit64u *)BX_MEM(0)->get_vector(pa);
-}
-
-extern "C" void tdx_machine_write(uint64_t pa, uint64_t value)
-{
-  pageWriteStampTable.decWriteStamp(pa, 8);
-  *(Bit64u *)BX_MEM(0)->get_vector(pa) = value;
-}
 
 extern "C" uint64_t tdx_machine_tsc(uint32_t lp)
 {
@@ -137,6 +132,8 @@ void BX_CPP_AttrRegparmN(1) BX_CPU_C::SEAMCALL(bxInstruction_c *i)
   tdx_start();
   struct tdx_regs regs;
   tdx_get_regs(&regs);
+  if ((regs.rax & 0xffff) == PHYMEM_CACHE_WB)
+    tdx_write_back();
   switch (tdx_emu_seamcall(BX_CPU_ID, &regs)) {
   case TDX_CALL_DONE:
     tdx_set_regs(&regs);

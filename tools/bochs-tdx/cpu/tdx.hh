@@ -48,6 +48,10 @@ struct tdx_vcpu {
 /* The vCPU of a TDVPR. */
 struct tdx_vcpu *tdx_vcpu_of(Bit64u tdvpr);
 
+/* Encrypted memory. */
+void tdx_views_init(Bit64u memory);
+void tdx_write_back(void);
+
 #define TDX_KEYID_SHIFT (BX_PHY_ADDRESS_WIDTH - BX_KEYID_BITS)
 
 #endif /* BX_TDX_H */

@@ -210,6 +210,20 @@ void BX_CPU_C::tdx_vmexit(Bit32u reason, Bit64u qualification)
   tdx_leave(reason, qualification, &host);
 }
 
+// An access through the TD's KeyID found what somebody else wrote.
+void BX_CPU_C::tdx_poisoned(void)
+{
+  struct tdx_regs host;
+
+  if (!BX_CPU_THIS_PTR tdx)
+    BX_PANIC(("TD memory is damaged, and no TD runs"));
+  RIP = BX_CPU_THIS_PTR prev_rip;
+  tdx_tell(BX_CPU_THIS, BX_CPU_ID);
+  if (tdx_emu_poison(BX_CPU_ID, &host) != TDX_GUEST_EXIT)
+    BX_PANIC(("the TDX module is dead"));
+  tdx_leave(VMX_VMEXIT_VMENTRY_FAILURE_MCA, 0, &host);
+}
+
 // --- address translation
 
 static bool tdx_shared(const struct tdx_vcpu *v, bx_phy_address gpa)

@@ -49,12 +49,16 @@ pub const CASES: &[(&str, Case)] = &[
     ("hypercalls", hypercalls),
     ("run", run),
     ("move", moves),
+    ("compact", compact),
     ("keyids_come_back", keyids),
 ];
 
 /// More than there are KeyIDs.
 const TD_COUNT: u64 = 40;
 const SPINS: u64 = 2000;
+const BALLAST: u64 = 64 << 20;
+const BALLASTS: u64 = 6;
+const ENOUGH: u64 = 100;
 
 fn check(ok: bool, what: impl FnOnce() -> String) -> io::Result<()> {
     if ok {
@@ -348,6 +352,42 @@ fn moves(o: &Options, counters: &mut Counters) -> io::Result<Outcome> {
     counters.push(("moved_pages", total));
     counters.push(("move_cells", work.cells));
     counters.push(("move_ms", started.elapsed().as_millis() as u64));
+    Ok(Outcome::Passed)
+}
+
+fn compact(o: &Options, counters: &mut Counters) -> io::Result<Outcome> {
+    let (td, vcpus) = booted(o)?;
+    let Memory::Privmemfd(file) = &td.memory else {
+        return Ok(Outcome::Skipped("guest_memfd cannot move"));
+    };
+    let relocated = || file.stat().map(|s| s.relocated).map_err(io::Error::other);
+    let (compacted, work) = while_looping(o, &td, vcpus, || {
+        let mut compacted = 0;
+        // Compaction brings pages from one end of a zone to the other, where
+        // they may be already: ballast of many sizes puts them elsewhere.
+        for n in 1..=BALLASTS {
+            let size = n * BALLAST;
+            let ballast = vm::movable(size)?;
+            ballast.allocate(0..size).map_err(io::Error::other)?;
+            file.move_range(td.test_memory(), None)
+                .map_err(io::Error::other)?;
+            drop(ballast);
+            let before = relocated()?;
+            std::fs::write("/proc/sys/vm/compact_memory", "1")?;
+            compacted += relocated()? - before;
+            rounds(&td, o, 1)?;
+            if compacted >= ENOUGH {
+                break;
+            }
+        }
+        Ok(compacted)
+    })?;
+    counters.push(("compacted_pages", compacted));
+    counters.push(("compact_relocated_pages", relocated()?));
+    counters.push(("compact_cells", work.cells));
+    check(compacted > 0, || {
+        "compaction moved no page of the TD".into()
+    })?;
     Ok(Outcome::Passed)
 }
 

@@ -59,6 +59,14 @@ impl AsRawFd for Memory {
     }
 }
 
+/// A movable privmemfd.
+pub fn movable(size: u64) -> io::Result<PrivMemFd> {
+    let device = Device::open().map_err(io::Error::other)?;
+    device
+        .create(size, Options::new(Mobility::Movable))
+        .map_err(io::Error::other)
+}
+
 /// Types of VM that this KVM can make, by bit.
 pub fn vm_types() -> io::Result<u64> {
     let kvm = Kvm::new().map_err(os)?;
@@ -139,11 +147,7 @@ impl Td {
                 // SAFETY: KVM just made this descriptor for us.
                 Memory::Kvm(unsafe { OwnedFd::from_raw_fd(fd) })
             }
-            Provider::Privmemfd => {
-                let device = Device::open().map_err(io::Error::other)?;
-                let fd = device.create(file_size, Options::new(Mobility::Movable));
-                Memory::Privmemfd(fd.map_err(io::Error::other)?)
-            }
+            Provider::Privmemfd => Memory::Privmemfd(movable(file_size)?),
         };
         let mut td = Td {
             vcpus: Vec::new(),
