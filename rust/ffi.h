@@ -41,9 +41,6 @@ struct privmemfd_seamcall {
 	u64 rcx;
 	u64 rdx;
 	u64 r8;
-	u64 r9;
-	u64 r10;
-	u64 r11;
 };
 
 /* helpers/capability.c */

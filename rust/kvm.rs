@@ -211,7 +211,7 @@ impl Kvm {
     ///
     /// # Errors
     ///
-    /// Those of KVM; nothing has changed then. `EINVAL`: `held` is the lock of another file, or a
+    /// `EINVAL`, and nothing has changed: `held` is the lock of another file, or a
     /// `src` is in another file, which is a bug of the caller and reported.
     pub fn relocate<T: Provider>(
         &self,
@@ -234,14 +234,18 @@ impl Kvm {
             // SAFETY: The table is valid while it is in use; the guard keeps the bindings stable;
             // `Move` is transparent, so this is an array of `nr` moves whose folios are locked by
             // their type.
-            to_result(unsafe {
+            let done = to_result(unsafe {
                 ffi::privmemfd_helper_kvm_relocate(
                     host.as_ptr(),
                     file.object().bindings().inner.get(),
                     moves.as_mut_ptr().cast(),
                     nr,
                 )
-            })?;
+            });
+            // Nothing has changed for this host. What an earlier one has moved stays moved.
+            if let Err(e) = done {
+                moves.iter_mut().for_each(|mv| mv.refuse(e));
+            }
         }
         Ok(())
     }

@@ -6,9 +6,10 @@
 //! page that is not its own. The module decides the rest, and says so in the status.
 //!
 //! Context: any but NMI. A call takes as long as the module does, which is bounded; it does not
-//! wait for locks, nor does it ever sleep. Nothing here tells the kernel that caches now hold lines
-//! of a private KeyID: whoever owns the TD has used the kernel's own functions on this CPU, which
-//! do.
+//! wait for locks, nor does it ever sleep. No leaf here keeps anything per CPU in the module, so it
+//! makes no difference if a task moves to another CPU between two calls. What the kernel's own
+//! SEAMCALLs do in addition cannot be done here, as it is not exported: to note, per CPU and for
+//! kexec, that caches may hold lines of a private KeyID.
 //!
 //! Source: Intel TDX Module 1.5 ABI Specification, "TDH.MEM.*" and "TDH.PHYMEM.PAGE.WBINVD".
 
@@ -57,7 +58,6 @@ fn seamcall(leaf: Leaf, rcx: u64, rdx: u64, r8: u64) -> Output {
         rcx,
         rdx,
         r8,
-        ..Default::default()
     };
     // SAFETY: What a leaf does to memory is the module's business; the functions below give it
     // pages only that their caller may give away.

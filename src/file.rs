@@ -114,13 +114,13 @@ pub(crate) fn create(size: u64, mobility: Mobility, node: Node) -> Result<ARef<F
 ///
 /// # Errors
 ///
-/// `EHWPOISON`: the memory of the page has failed. `ENOMEM`.
+/// `EHWPOISON`: the memory of the page has failed, or is out of the host's reach. `ENOMEM`.
 pub(crate) fn get_folio(file: &Attachment, index: usize) -> Result<LockedFolio> {
     let object = file.object();
     let folio = file
         .mapping()
         .lock_or_alloc_folio(index, object.mobility, object.node)?;
-    if folio.is_poisoned() {
+    if folio.is_poisoned() || folio.is_quarantined() {
         return Err(EHWPOISON);
     }
     Ok(folio)

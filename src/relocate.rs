@@ -71,11 +71,11 @@ pub(crate) enum Refusal {
     Pinned = 0,
     /// Another operation on the file is under way.
     Busy,
-    /// A VM could not be kept off the page.
+    /// A VM could not be kept off the page, or the TDX module did not move it.
     Guest,
     /// The page's memory has failed.
     Poison,
-    /// The backend could not move the content.
+    /// The host could not copy the content.
     Backend,
     /// No memory for the new page.
     NoMemory,

@@ -128,20 +128,19 @@ void privmemfd_helper_folio_put(struct folio *folio)
 
 /*
  * Withdraw a folio from use for ever: the extra reference keeps it from the
- * allocator, PG_hwpoison (where there is such a thing) makes memory offlining
- * pass it by, and PG_checked, which is ours as the owner of the mapping, keeps us
- * from erasing it.
+ * allocator, and PG_reserved from memory offlining, which refuses its block at
+ * once. Offline and online again, the block would be handed to the allocator as a
+ * whole; that is why PG_hwpoison, which offlining passes by, is not the way.
  */
 void privmemfd_helper_folio_quarantine(struct folio *folio)
 {
 	folio_get(folio);
-	folio_set_checked(folio);
-	folio_set_hwpoison(folio);
+	SetPageReserved(folio_page(folio, 0));
 }
 
 bool privmemfd_helper_folio_test_quarantined(const struct folio *folio)
 {
-	return folio_test_checked(folio);
+	return PageReserved(&folio->page);
 }
 
 bool privmemfd_helper_folio_test_hwpoison(const struct folio *folio)

@@ -2,7 +2,6 @@
 
 #include <linux/highmem.h>
 #include <linux/mm.h>
-#include <linux/preempt.h>
 
 #include <asm/asm.h>
 #include <asm/cacheflush.h>
@@ -22,21 +21,14 @@
 #define SEAMCALL_VMFAILINVALID	(SEAMCALL_FAILED | 0xffff0000)
 
 /*
- * SEAMCALL, for leaves that use no other registers than these.
- *
- * The module keeps all others. It runs on this CPU until it is done, so there is
- * nothing to preempt; but a migration between the call and a look at its result
- * would mix up calls that belong to one CPU.
+ * SEAMCALL, for leaves that take no other operands than these. The module leaves
+ * all other registers alone, but for R9 to R11, which are outputs of some leaves.
  */
 u64 privmemfd_helper_seamcall(struct privmemfd_seamcall *regs)
 {
 	register u64 r8 asm("r8") = regs->r8;
-	register u64 r9 asm("r9") = regs->r9;
-	register u64 r10 asm("r10") = regs->r10;
-	register u64 r11 asm("r11") = regs->r11;
-	u64 rax = regs->leaf, rcx = regs->rcx, rdx = regs->rdx;
+	u64 rax = regs->leaf;
 
-	preempt_disable();
 	asm volatile("1:	.byte	0x66, 0x0f, 0x01, 0xcf\n"
 		     "	jnc	3f\n"
 		     "	movq	%[vmfailinvalid], %%rax\n"
@@ -45,16 +37,11 @@ u64 privmemfd_helper_seamcall(struct privmemfd_seamcall *regs)
 		     "2:	orq	%[failed], %%rax\n"
 		     "3:\n"
 		     _ASM_EXTABLE_FAULT(1b, 2b)
-		     : "+a" (rax), "+c" (rcx), "+d" (rdx),
-		       "+r" (r8), "+r" (r9), "+r" (r10), "+r" (r11)
+		     : "+a" (rax), "+c" (regs->rcx), "+d" (regs->rdx), "+r" (r8)
 		     : [vmfailinvalid] "r" (SEAMCALL_VMFAILINVALID),
 		       [failed] "r" (SEAMCALL_FAILED)
-		     : "cc", "memory");
-	preempt_enable();
+		     : "cc", "memory", "r9", "r10", "r11");
 
-	regs->rcx = rcx;
-	regs->rdx = rdx;
-	regs->r8 = r8;
 	return rax;
 }
 

@@ -55,6 +55,13 @@ impl<'a> Move<'a> {
         unsafe { Locked::from_raw(self.0.dst) }
     }
 
+    /// Ends a move that has not been made by anybody.
+    pub(super) fn refuse(&mut self, e: Error) {
+        if self.0.result == ffi::KVM_GMEM_MOVE_COPY as i32 {
+            self.0.result = e.to_errno();
+        }
+    }
+
     /// How far KVM has brought it.
     ///
     /// # Errors

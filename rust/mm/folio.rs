@@ -138,7 +138,7 @@ impl Folio {
     }
 
     /// Tells whether the folio has been withdrawn by [`Locked::quarantine`].
-    pub(crate) fn is_quarantined(&self) -> bool {
+    pub fn is_quarantined(&self) -> bool {
         // SAFETY: The folio is valid by the type invariant.
         unsafe { ffi::privmemfd_helper_folio_test_quarantined(self.as_ptr()) }
     }

@@ -42,56 +42,53 @@ use status::{
     Verdict, //
 };
 
-/// Moves pages of a TD. Context: that of `struct kvm_gmem_provider_ops.relocate_td`.
+const _: () = assert!(GfnMove::BATCH <= BATCH);
+
+/// Moves pages of a TD, [`GfnMove::BATCH`] at most. Context: that of `struct kvm_gmem_provider_ops.relocate_td`.
 ///
 /// # Errors
 ///
 /// The TD must not run again.
 pub(crate) fn relocate(td: &Td, moves: &mut [GfnMove<'_>]) -> Result<(), TdLost> {
-    let mut result = Ok(());
-    for moves in moves.chunks_mut(BATCH) {
-        if relocate_batch(td, moves).is_err() {
-            result = Err(TdLost);
-        }
-    }
-    if result.is_err() {
-        COUNTERS.tds_lost.add(1);
-        pr_err!(
-            "the TD of TDR {:#x} is lost: it must not run any more\n",
-            td.tdr()
-        );
-    }
-    result
-}
-
-fn relocate_batch(td: &Td, moves: &mut [GfnMove<'_>]) -> Result<(), TdLost> {
-    let mut outcomes = [Outcome::Refused; BATCH];
+    let mut outcomes = [Outcome::Refused; GfnMove::BATCH];
     let outcomes = &mut outcomes[..moves.len()];
     for mv in moves.iter() {
         tdx::give(mv.dst());
     }
     let result = protocol::relocate(&Batch { td, moves }, td.runnable(), outcomes);
     for (mv, outcome) in moves.iter_mut().zip(outcomes.iter()) {
-        mv.set_result(match outcome {
-            Outcome::Moved => {
-                tdx::take_back(mv.src());
-                COUNTERS.relocated.add(1);
-                Ok(())
-            }
-            Outcome::MovedLeaked => {
-                leak(mv);
-                COUNTERS.relocated.add(1);
-                Ok(())
-            }
-            Outcome::Stuck => {
-                leak(mv);
-                Err(Refusal::Backend.into())
-            }
-            Outcome::Contended => Err(Refusal::Busy.into()),
-            Outcome::Refused => Err(Refusal::Backend.into()),
-        });
+        mv.set_result(end(mv, *outcome));
     }
-    result.map_err(|protocol::TdLost| TdLost)
+    result.map_err(|protocol::TdLost| {
+        COUNTERS.tds_lost.add(1);
+        pr_err!(
+            "the TD of TDR {:#x} is lost: it must not run any more\n",
+            td.tdr()
+        );
+        TdLost
+    })
+}
+
+/// Deals with the old page of a move.
+fn end(mv: &GfnMove<'_>, outcome: Outcome) -> Result {
+    match outcome {
+        Outcome::Moved => {
+            tdx::take_back(mv.src());
+            COUNTERS.relocated.add(1);
+            Ok(())
+        }
+        Outcome::MovedLeaked => {
+            leak(mv);
+            COUNTERS.relocated.add(1);
+            Ok(())
+        }
+        Outcome::Contended => Err(Refusal::Busy.into()),
+        Outcome::Refused => Err(Refusal::Guest.into()),
+        Outcome::Stuck => {
+            leak(mv);
+            Err(Refusal::Guest.into())
+        }
+    }
 }
 
 /// The TDX module, or a cache, may still write to the page: better no page than a corrupt one. It

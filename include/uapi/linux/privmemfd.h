@@ -69,11 +69,14 @@ struct privmemfd_create {
 #define PRIVMEMFD_REFUSED_PINNED	0
 /* Another operation on the file was under way; the caller may try again. */
 #define PRIVMEMFD_REFUSED_BUSY		1
-/* A bound VM could not be kept off the page. */
+/*
+ * A bound VM could not be kept off the page, or whoever owns the content of its
+ * memory (the TDX module) did not move it.
+ */
 #define PRIVMEMFD_REFUSED_GUEST		2
 /* The page's memory is failing: its content could not be read. */
 #define PRIVMEMFD_REFUSED_POISON	3
-/* The backend could not move the content. */
+/* The host could not copy the content. */
 #define PRIVMEMFD_REFUSED_BACKEND	4
 /* No memory for the new page (PRIVMEMFD_MOVE only). */
 #define PRIVMEMFD_REFUSED_NOMEM		5

@@ -80,8 +80,9 @@ pub(crate) struct TdLost;
 pub(crate) const BATCH: usize = 32;
 /// Tries of a contended call while vCPUs run. Then they are held.
 const TRIES: u32 = 4;
-/// Tries while they are held. The only others in the way are calls of the host that move no page
-/// of this TD, and last as long as one call does.
+/// Tries while they are held, over all calls of a batch, and again over all its RANGE.UNBLOCKs. The
+/// only others in the way are calls of the host that move no page of this TD, and last as long as
+/// one call does.
 const TRIES_HELD: u32 = 1000;
 /// Times that a missing step is made up for.
 const REPAIRS: u32 = 3;
@@ -129,6 +130,10 @@ struct Session<'a, T: Td> {
     td: &'a T,
     held: Cell<bool>,
     lost: Cell<bool>,
+    /// What is left of [`TRIES_HELD`].
+    patience: Cell<u32>,
+    /// The same for giving pages back.
+    last_patience: Cell<u32>,
 }
 
 impl<'a, T: Td> Session<'a, T> {
@@ -137,6 +142,8 @@ impl<'a, T: Td> Session<'a, T> {
             td,
             held: Cell::new(false),
             lost: Cell::new(false),
+            patience: Cell::new(TRIES_HELD),
+            last_patience: Cell::new(TRIES_HELD),
         }
     }
 
@@ -177,10 +184,18 @@ impl<'a, T: Td> Session<'a, T> {
 
     /// Calls `call` until it is not contended any more.
     fn settle(&self, call: impl Fn() -> Answer) -> (Verdict, Answer) {
+        self.settle_within(&self.patience, call)
+    }
+
+    fn settle_within(&self, patience: &Cell<u32>, call: impl Fn() -> Answer) -> (Verdict, Answer) {
         let mut answer = call();
         let mut tries = 1;
-        while answer.verdict() == Verdict::Contended && tries < TRIES + TRIES_HELD {
-            if tries == TRIES {
+        while answer.verdict() == Verdict::Contended {
+            if tries >= TRIES {
+                let Some(left) = patience.get().checked_sub(1) else {
+                    break;
+                };
+                patience.set(left);
                 self.hold();
             }
             core::hint::spin_loop();
@@ -252,7 +267,7 @@ impl<'a, T: Td> Session<'a, T> {
     /// Gives a page back to the guest where it was; `why` it has not moved.
     fn unblock(&self, page: Blocked, why: Outcome) -> Outcome {
         for _ in 0..REPAIRS {
-            match self.settle(|| self.td.unblock(page.0)) {
+            match self.settle_within(&self.last_patience, || self.td.unblock(page.0)) {
                 (Verdict::Done, _) => return why,
                 (Verdict::NotTracked, _) => self.track_again(),
                 // It was not blocked at all.

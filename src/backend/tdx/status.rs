@@ -46,8 +46,6 @@ mod code {
     pub(super) const SUCCESS: u32 = 0;
     pub(super) const INTERRUPTED_RESUMABLE: u32 = 0x8000_0003;
     pub(super) const INTERRUPTED_RESTARTABLE: u32 = 0x8000_0004;
-    pub(super) const NON_RECOVERABLE_TD_NON_ACCESSIBLE: u32 = 0x6000_0005;
-    pub(super) const NON_RECOVERABLE_TD_CORRUPTED_MD: u32 = 0x6000_000a;
     pub(super) const OPERAND_BUSY: u32 = 0x8000_0200;
     pub(super) const PREVIOUS_TLB_EPOCH_BUSY: u32 = 0x8000_0201;
     pub(super) const SYS_BUSY: u32 = 0x8000_0202;
@@ -91,9 +89,7 @@ impl Answer {
             code::TD_FATAL
             | code::TD_KEYS_NOT_CONFIGURED
             | code::SYS_NOT_READY
-            | code::SYS_SHUTDOWN
-            | code::NON_RECOVERABLE_TD_NON_ACCESSIBLE
-            | code::NON_RECOVERABLE_TD_CORRUPTED_MD => Verdict::Lost,
+            | code::SYS_SHUTDOWN => Verdict::Lost,
             _ if high >> 8 & 0xff == code::CLASS_SOFTWARE => Verdict::Lost,
             _ => Verdict::Refused,
         }

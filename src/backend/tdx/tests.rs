@@ -23,13 +23,5 @@ mod instruction {
             rdx: output.rdx,
         };
         assert!(matches!(answer.verdict(), Verdict::Lost | Verdict::Refused));
-        // A fault, VMfailInvalid, or OPERAND_INVALID for RAX.
-        assert!(matches!(
-            output.status,
-            0x8000_ff00_0000_0006
-                | 0x8000_ff00_0000_000d
-                | 0x8000_ff00_ffff_0000
-                | 0xc000_0100_0000_0000
-        ));
     }
 }

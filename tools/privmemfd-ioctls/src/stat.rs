@@ -51,7 +51,7 @@ pub enum Refusal {
     Guest = uapi::PRIVMEMFD_REFUSED_GUEST as isize,
     /// The page's memory is failing.
     Poison = uapi::PRIVMEMFD_REFUSED_POISON as isize,
-    /// The backend could not move the content.
+    /// The host could not copy the content.
     Backend = uapi::PRIVMEMFD_REFUSED_BACKEND as isize,
     /// No memory for the new page.
     NoMem = uapi::PRIVMEMFD_REFUSED_NOMEM as isize,
