@@ -346,13 +346,13 @@ fn closing_frees_everything() {
     };
     drop(full(4 * MIB));
     let before = free();
-    for _ in 0..16 {
-        drop(full(64 * MIB));
+    for _ in 0..8 {
+        drop(full(32 * MIB));
     }
     let back = wait_for(Duration::from_secs(10), || free() + 64 * MIB > before);
     assert!(
         back,
-        "{} MiB fewer after 16 files of 64 MiB",
+        "{} MiB fewer after 8 files of 32 MiB",
         (before - free()) / MIB
     );
 }
