@@ -3,7 +3,8 @@
 #
 # run.sh [MIB [VCPUS [MOVES]]]: an emulated TDX host on which the kernel's own
 # TDX code runs unmodified. First TDs on upstream's KVM, then TDs on movable
-# memory that moves under them. Counters go to build/tdx-host.json.
+# memory that moves under them, then a host that touches what it should not.
+# Counters go to build/tdx-host.json.
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=../vm/prepare.sh
 . "$(dirname "$0")/../vm/prepare.sh"
@@ -21,7 +22,11 @@ say "the VMM and its guest"
 (cd "$HERE/td" && cargo build --quiet --locked --release --target-dir "$BUILD/cargo-td") ||
 	die "the test VMM does not build" "read the messages above"
 
-# on_host OUT JOB ARGS...
+mkdir -p "$BUILD/stray"
+kmake "$KERNEL" M="$HERE/stray" MO="$BUILD/stray" modules >"$BUILD/stray.log" 2>&1 ||
+	die "stray.ko does not build" "read $BUILD/stray.log"
+
+# on_host JOB ARGS...
 on_host() {
 	local out=$BUILD/tdx-host-$1 job=$1
 	shift
@@ -33,7 +38,7 @@ on_host() {
 		--add "$KERNEL/arch/x86/kvm/kvm.ko:/modules/stock-kvm/" \
 		--add "$KERNEL/arch/x86/kvm/kvm-intel.ko:/modules/stock-kvm/" \
 		--add "$KVM_MODULES/kvm.ko:/modules/kvm/" --add "$KVM_MODULES/kvm-intel.ko:/modules/kvm/" \
-		--add "$MODULE:/modules/" \
+		--add "$MODULE:/modules/" --add "$BUILD/stray/stray.ko:/modules/" \
 		--add "$BUILD/cargo-td/$TARGET/release/td-test:/tests/" \
 		-- "$HERE/jobs/$job.sh" "$@"
 }
@@ -41,6 +46,7 @@ on_host() {
 status=0
 on_host upstream "$mib" "$vcpus" || status=1
 on_host privmemfd "$mib" "$vcpus" "$moves" || status=1
+on_host harm || status=1
 "$HERE/summary.py" "$BUILD/tdx-host.json" upstream="$BUILD/tdx-host-upstream" \
 	privmemfd="$BUILD/tdx-host-privmemfd" || status=1
 say "counters: build/tdx-host.json"

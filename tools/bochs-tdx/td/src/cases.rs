@@ -35,7 +35,8 @@ pub enum Outcome {
 
 /// Counters by name.
 pub type Counters = Vec<(&'static str, u64)>;
-type Case = fn(&Options, &mut Counters) -> io::Result<Outcome>;
+/// A test case.
+pub type Case = fn(&Options, &mut Counters) -> io::Result<Outcome>;
 
 /// The cases in their order.
 pub const CASES: &[(&str, Case)] = &[
@@ -52,6 +53,11 @@ pub const CASES: &[(&str, Case)] = &[
     ("compact", compact),
     ("keyids_come_back", keyids),
 ];
+
+/// Cases that leave a TD behind which KVM cannot tear down.
+pub const HARMFUL: &[(&str, Case)] = &[("stray_access", stray_access)];
+
+const STRAY: &str = "/sys/module/stray/parameters";
 
 /// More than there are KeyIDs.
 const TD_COUNT: u64 = 40;
@@ -388,6 +394,42 @@ fn compact(o: &Options, counters: &mut Counters) -> io::Result<Outcome> {
     check(compacted > 0, || {
         "compaction moved no page of the TD".into()
     })?;
+    Ok(Outcome::Passed)
+}
+
+/// The host reads noise in a page of a TD; if it writes there the TD ends.
+fn stray_access(o: &Options, _: &mut Counters) -> io::Result<Outcome> {
+    let (td, mut vcpus) = booted(o)?;
+    let Memory::Privmemfd(file) = &td.memory else {
+        return Ok(Outcome::Skipped(
+            "guest_memfd does not tell where its pages are",
+        ));
+    };
+    let v = &mut vcpus[0];
+    let at = td.test_memory().start;
+    let end = at + 4096;
+    v.command(Command::Accept, [at, end, 0])?;
+    v.command(Command::Fill, [at, end, 8])?;
+    let cell = v.command(Command::Read, [at, 0, 0])?;
+    let pages = file.pages(at..end).map_err(io::Error::other)?;
+    let pfn = pages[0].ok_or_else(|| io::Error::other("no page"))?;
+    std::fs::write(format!("{STRAY}/look"), pfn.to_string())?;
+    let seen = std::fs::read_to_string(format!("{STRAY}/look"))?;
+    println!(
+        "# the guest wrote {cell:#x}, the host reads {}",
+        seen.trim()
+    );
+    check(seen.trim() != cell.to_string(), || {
+        "the host reads plain text".into()
+    })?;
+    v.command(Command::Verify, [at, end, 8])?;
+    no_mismatch(td.control(0))?;
+    std::fs::write(format!("{STRAY}/harm"), pfn.to_string())?;
+    let end_of_td = v.command(Command::Verify, [at, end, 8]);
+    check(end_of_td.is_err(), || {
+        "the TD goes on with damaged memory".into()
+    })?;
+    println!("# after a write: {}", end_of_td.unwrap_err());
     Ok(Outcome::Passed)
 }
 

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Makes TDs with KVM's own ioctls and tests what happens to their memory.
 //!
-//! `td-test kvm|privmemfd [MiB] [vCPUs] [moves]`; the output is KTAP, followed by
-//! one line `td-test: {...}` of counters.
+//! `td-test kvm|privmemfd|harm [MiB] [vCPUs] [moves]`; the output is KTAP, followed
+//! by one line `td-test: {...}` of counters. `harm` does what no host may do.
 
 mod cases;
 mod guest;
@@ -11,34 +11,36 @@ mod vm;
 
 use std::process::ExitCode;
 
-use cases::{Options, CASES};
+use cases::{Case, Options, CASES, HARMFUL};
 use vm::Provider;
 
-fn options() -> Option<Options> {
+fn options() -> Option<(Options, &'static [(&'static str, Case)])> {
     let mut args = std::env::args().skip(1);
-    let provider = match args.next()?.as_str() {
-        "kvm" => Provider::Kvm,
-        "privmemfd" => Provider::Privmemfd,
+    let (provider, cases) = match args.next()?.as_str() {
+        "kvm" => (Provider::Kvm, CASES),
+        "privmemfd" => (Provider::Privmemfd, CASES),
+        "harm" => (Provider::Privmemfd, HARMFUL),
         _ => return None,
     };
     let mut number = |default| args.next().map_or(Some(default), |a| a.parse::<u64>().ok());
-    Some(Options {
+    let options = Options {
         provider,
         size: number(8)? << 20,
         vcpus: number(1)?,
         moves: number(4)?,
-    })
+    };
+    Some((options, cases))
 }
 
 fn main() -> ExitCode {
-    let Some(options) = options() else {
-        eprintln!("usage: td-test kvm|privmemfd [MiB] [vCPUs] [moves]");
+    let Some((options, cases)) = options() else {
+        eprintln!("usage: td-test kvm|privmemfd|harm [MiB] [vCPUs] [moves]");
         return ExitCode::from(2);
     };
-    println!("KTAP version 1\n1..{}", CASES.len());
+    println!("KTAP version 1\n1..{}", cases.len());
     let mut failed = false;
     let mut counters = Vec::new();
-    for (i, (name, case)) in CASES.iter().enumerate() {
+    for (i, (name, case)) in cases.iter().enumerate() {
         let n = i + 1;
         match case(&options, &mut counters) {
             Ok(cases::Outcome::Passed) => println!("ok {n} {name}"),

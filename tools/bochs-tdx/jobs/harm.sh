@@ -1,0 +1,12 @@
+#!/bin/sh
+# SPDX-License-Identifier: GPL-2.0
+# shellcheck shell=dash
+#
+# A host that touches a TD's memory. KVM complains about the TD it cannot tear
+# down any more, as it would on hardware.
+# shellcheck source=../tdx-guest.sh
+. /lib/tdx.sh
+
+load_tdx /modules/kvm || exit 1
+insmod /modules/privmemfd.ko && insmod /modules/stray.ko || exit 1
+/tests/td-test harm "$@"
