@@ -17,6 +17,8 @@ use vmm::{Crew, Exit, Job, Progress, Vcpu, Vm, VmType};
 
 use crate::ktap::skip;
 
+/// Size of [`ballast`]: more than two memory blocks.
+const BALLAST: u64 = 272 << 20;
 /// Bytes in a page.
 pub const PAGE: u64 = 4096;
 /// Bytes in a MiB.
@@ -90,17 +92,29 @@ pub fn movable(size: u64) -> PrivMemFd {
 /// A movable file on a node whose ZONE_MOVABLE has memory; the first node's may
 /// be taken by what the kernel itself needs. Skips where there is none.
 pub fn in_movable_zone(size: u64) -> PrivMemFd {
+    let fd = filled_in_movable_zone(size);
+    fd.punch_hole(0..size).unwrap();
+    fd
+}
+
+/// The same with all its pages.
+fn filled_in_movable_zone(size: u64) -> PrivMemFd {
     for node in MemoryMap::read().map(|m| m.nodes()).unwrap_or_default() {
         let options = Options::new(Mobility::Movable).node(node);
         let fd = device().create(size, options).unwrap();
         fd.allocate(0..size).unwrap();
-        let placed = fd.stat().unwrap().in_zone(Zone::Movable);
-        fd.punch_hole(0..size).unwrap();
-        if placed > 0 {
+        if fd.stat().unwrap().in_zone(Zone::Movable) > 0 {
             return fd;
         }
     }
     skip("no ZONE_MOVABLE (boot with movablecore=)");
+}
+
+/// Takes the first pages of ZONE_MOVABLE, until it is dropped. They come from
+/// the end of a node, whose memory blocks hold pages of the kernel's from before
+/// there was a zone, and never go offline.
+pub fn ballast() -> PrivMemFd {
+    filled_in_movable_zone(BALLAST)
 }
 
 /// A seed that differs from run to run; printed.

@@ -196,8 +196,9 @@ int td_fault(struct td *td, unsigned long index)
 	/* Pairs with the lock under which the number changes. */
 	smp_rmb();
 	folio = get_folio(td, index);
+	/* A page that a lost TD keeps is an error, but not the reason. */
 	if (IS_ERR(folio))
-		return PTR_ERR(folio);
+		return READ_ONCE(td->dead) ? -EIO : PTR_ERR(folio);
 	folio_unlock(folio);
 
 	read_lock(&td->lock);

@@ -7,7 +7,8 @@ use privmemctl::memory::MemoryMap;
 use privmemfd_ioctls::{Mobility, Options, PrivMemFd, Refusal, Zone};
 use selftests::cases;
 use selftests::fixtures::{
-    device, fails, file, in_movable_zone, movable, two_nodes, wait_for, Guest, MIB, PAGE, PATIENCE,
+    ballast, device, fails, file, in_movable_zone, movable, two_nodes, wait_for, Guest, MIB, PAGE,
+    PATIENCE,
 };
 use selftests::hostmem::{cma_frames, compact, movable_blocks};
 use selftests::ktap::{self, note, skip};
@@ -91,9 +92,11 @@ fn part_of_a_file_moves() {
 }
 
 fn offline_moves_pages_away() {
+    let ballast = ballast();
     let fd = in_movable_zone(SIZE);
     let mut guest = Guest::new(&fd, 2);
     guest.fill();
+    drop(ballast);
     let crew = guest.run();
     let blocks = movable_blocks(&fd, SIZE);
     if blocks.is_empty() {
