@@ -6,6 +6,9 @@ Takes what tools/vm/vm.py takes and brings back the same files; the machine is
 a Bochs with a TDX module (tools/bochs-tdx/build.sh) instead of QEMU. OUT also
 gets seamcalls.jsonl, what the host asked of the module and what it answered,
 and bochs.log. TD memory is encrypted unless --plain is given.
+
+The guest finds the kernel's KVM modules in /modules/stock-kvm, td-test in /tests
+and the shell functions of tdx-guest.sh in /lib/tdx.sh.
 """
 
 import argparse
@@ -80,7 +83,7 @@ def iso(options, initramfs, image):
     # A triple fault ends Bochs, which has no other use for a reset.
     command_line = (
         "console=ttyS0 panic=-1 quiet printk.time=1 log_buf_len=4M nokaslr reboot=t "
-        f"tsc=reliable {options.append}"
+        f"tsc=reliable kvm_intel.tdx=1 {options.append}"
     )
     (root / "isolinux.cfg").write_text(ISOLINUX.format(command_line=command_line))
     subprocess.run(
@@ -109,6 +112,20 @@ def bochs(options, initramfs):
     return [str(options.bochs / "bochs"), "-q", "-f", str(out / "bochsrc")]
 
 
+def defaults(options):
+    """What every script gets, as far as it is there."""
+    kernel = Path(options.kernel)
+    for source, place in (
+        (kernel / "virt/lib/irqbypass.ko", "/modules/"),
+        (kernel / "arch/x86/kvm/kvm.ko", "/modules/stock-kvm/"),
+        (kernel / "arch/x86/kvm/kvm-intel.ko", "/modules/stock-kvm/"),
+        (options.bochs / "td-test", "/tests/"),
+        (HERE / "tdx-guest.sh", "/lib/tdx.sh"),
+    ):
+        if source.exists():
+            options.add.append(f"{source}:{place}")
+
+
 def main():
     parser = argparse.ArgumentParser(add_help=False)
     parser.add_argument("--plain", action="store_true", help="do not encrypt TD memory")
@@ -119,6 +136,7 @@ def main():
     def parse_all():
         options = parse()
         options.bochs, options.plain = mine.bochs.resolve(), mine.plain
+        defaults(options)
         return options
 
     sys.argv[1:] = rest

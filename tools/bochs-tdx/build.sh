@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: GPL-2.0
 #
 # build.sh: build Bochs with a TDX module in it and print the folder of the
-# result: bochs and roms/. The emulator proper is compiled once for each patch
+# result: bochs, roms/ and td-test, a VMM that creates TDs. The emulator proper is compiled once for each patch
 # and compiler; a change of the module costs a link.
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=../build/lib.sh
@@ -105,11 +105,18 @@ module_library() {
 	LIBRARY=$(find "$TOP/build/cargo-model" -path '*/release/libtdx_emu_capi.a' -print -quit)
 }
 
+vmm() {
+	(cd "$HERE/td" && cargo build --quiet --locked --release --target-dir "$TOP/build/cargo-td") >&2 ||
+		die "the test VMM does not build" "read the messages above"
+	VMM=$(find "$TOP/build/cargo-td" -path '*/release/td-test' -print -quit)
+}
+
 mkdir -p "$CACHE"
 packages
 module_library
+vmm
 src=$CACHE/bochs-src-$(key "$VERSION" "${FLAGS[*]}" "$(g++ --version | head -n 1)" "$HERE/bochs.patch")
-out=$CACHE/bochs-$(key "$src" "$HERE"/cpu/* "$LIBRARY")
+out=$CACHE/bochs-$(key "$src" "$HERE"/cpu/* "$LIBRARY" "$VMM")
 echo "$out"
 [ ! -e "$out/complete" ] || exit 0
 exclusive bochs
@@ -123,6 +130,6 @@ make -C "$src" >"$src/link.log" 2>&1 || {
 	die "Bochs does not build" "read $src/link.log"
 }
 mkdir -p "$out"
-cp "$src/bochs" "$out/"
+cp "$src/bochs" "$VMM" "$out/"
 [ -e "$out/roms/vgabios.bin" ] || download_roms "$out/roms"
 touch "$out/complete"

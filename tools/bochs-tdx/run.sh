@@ -18,10 +18,6 @@ HOST_MEMORY=1024M
 
 prepare plain
 bochs=$("$HERE/build.sh")
-say "the VMM and its guest"
-(cd "$HERE/td" && cargo build --quiet --locked --release --target-dir "$BUILD/cargo-td") ||
-	die "the test VMM does not build" "read the messages above"
-
 mkdir -p "$BUILD/stray"
 kmake "$KERNEL" M="$HERE/stray" MO="$BUILD/stray" modules >"$BUILD/stray.log" 2>&1 ||
 	die "stray.ko does not build" "read $BUILD/stray.log"
@@ -33,13 +29,8 @@ on_host() {
 	say "$job on the emulated TDX host"
 	"$HERE/boot.py" --bochs "$bochs" --kernel "$KERNEL" --memory "$HOST_MEMORY" --cpus "$CPUS" \
 		--timeout 600 --out "$out" \
-		--add "$HERE/tdx-guest.sh:/lib/tdx.sh" \
-		--add "$KERNEL/virt/lib/irqbypass.ko:/modules/" \
-		--add "$KERNEL/arch/x86/kvm/kvm.ko:/modules/stock-kvm/" \
-		--add "$KERNEL/arch/x86/kvm/kvm-intel.ko:/modules/stock-kvm/" \
 		--add "$KVM_MODULES/kvm.ko:/modules/kvm/" --add "$KVM_MODULES/kvm-intel.ko:/modules/kvm/" \
 		--add "$MODULE:/modules/" --add "$BUILD/stray/stray.ko:/modules/" \
-		--add "$BUILD/cargo-td/$TARGET/release/td-test:/tests/" \
 		-- "$HERE/jobs/$job.sh" "$@"
 }
 
