@@ -120,6 +120,13 @@ check_model() {
 		RUSTDOCFLAGS='-D warnings' cargo doc --locked "${target[@]}" --workspace --no-deps
 }
 
+# The VMM and guest of the emulated TDX host: a workspace of its own, too.
+check_td_test() {
+	cd "$TOP/tools/bochs-tdx/td" || return 1
+	cargo fmt --all --check &&
+		cargo clippy --locked --target-dir "$BUILD/cargo-td" --all-targets -- -D warnings
+}
+
 check_checkpatch() {
 	# It judges by the place in a kernel tree, so by the relative path.
 	cd "$TOP" || return 1
@@ -199,7 +206,7 @@ check_no_machine_paths() {
 
 CHECKS=(
 	rustfmt_module rustfmt_tools module_warnings tdx_module_warnings module_rustdoc clippy_tools rustdoc_tools
-	model checkpatch patches shellcheck uapi_header no_unsafe layers file_length no_machine_paths
+	model td_test checkpatch patches shellcheck uapi_header no_unsafe layers file_length no_machine_paths
 )
 
 "$TOP/tools/build/provision.sh"
