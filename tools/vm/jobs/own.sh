@@ -30,8 +30,8 @@ trace_events() {
 	/tests/migrate_test 'MOVE of a part'
 	echo 0 >$tracing/events/privmemfd/enable
 	for pattern in 'create: ino=.* size=.* flags=0x1 node=-1' 'bind: ino=.* index=0 pages=' \
-		'unbind: ino=' 'relocate_begin: .* cause=request backend=software' \
-		'relocate_end: .* result=0 refused=none ns=[1-9]'; do
+		'unbind: ino=' 'relocate_begin: .* pfn=0x.* to=0x.* cause=request' \
+		'relocate_end: .* cause=request backend=software result=0 refused=none ns=[1-9]'; do
 		grep -m 1 "privmemfd_$pattern" $tracing/trace || {
 			echo "no trace event like privmemfd_$pattern"
 			return 1
