@@ -15,6 +15,10 @@ vcpus=${2:-2}
 moves=${3:-4}
 CPUS=2
 HOST_MEMORY=1024M
+# Memory blocks that can go offline.
+COMMAND_LINE=movablecore=512M
+# Pages that have to move under TDs, if nothing smaller was asked for.
+RELOCATIONS=$(($# ? 1 : 5000))
 
 prepare plain
 bochs=$("$HERE/build.sh")
@@ -28,7 +32,7 @@ on_host() {
 	shift
 	say "$job on the emulated TDX host"
 	"$HERE/boot.py" --bochs "$bochs" --kernel "$KERNEL" --memory "$HOST_MEMORY" --cpus "$CPUS" \
-		--timeout 600 --out "$out" \
+		--append "$COMMAND_LINE" --timeout 600 --out "$out" \
 		--add "$KVM_MODULES/kvm.ko:/modules/kvm/" --add "$KVM_MODULES/kvm-intel.ko:/modules/kvm/" \
 		--add "$MODULE:/modules/" --add "$BUILD/stray/stray.ko:/modules/" \
 		-- "$HERE/jobs/$job.sh" "$@"
@@ -38,7 +42,7 @@ status=0
 on_host upstream "$mib" "$vcpus" || status=1
 on_host privmemfd "$mib" "$vcpus" "$moves" || status=1
 on_host harm || status=1
-"$HERE/summary.py" "$BUILD/tdx-host.json" upstream="$BUILD/tdx-host-upstream" \
+"$HERE/summary.py" "$BUILD/tdx-host.json" "$RELOCATIONS" upstream="$BUILD/tdx-host-upstream" \
 	privmemfd="$BUILD/tdx-host-privmemfd" || status=1
 say "counters: build/tdx-host.json"
 exit "$status"

@@ -2,12 +2,13 @@
 # SPDX-License-Identifier: GPL-2.0
 """What the TDX module saw during runs on the emulated host, as JSON.
 
-summary.py OUT.json NAME=DIR...: reads seamcalls.jsonl and job.log of each DIR.
-Exits with 1 if a run left a page with the TDX module or a KeyID in use, or if a
-call failed that should not.
+summary.py OUT.json RELOCATIONS NAME=DIR...: reads seamcalls.jsonl and job.log of
+each DIR. Exits with 1 if a run left a page with the TDX module or a KeyID in use,
+if a call or a case failed that should not, or if there were fewer RELOCATIONS.
 """
 
 import json
+import re
 import sys
 from collections import Counter
 from pathlib import Path
@@ -20,6 +21,7 @@ TAKEN = ("PHYMEM.PAGE.RECLAIM", "MEM.PAGE.REMOVE")
 # one by the kernel, and privmemfd.ko's question whether there is a module.
 HARMLESS = {0x80000200, 0x80000702, 0x00000821}
 UNKNOWN_LEAVES = {"LEAF69", "LEAF65535"}
+CASE = re.compile(r"((?:not )?ok) \d+ (\w+)(?: # (SKIP .*))?")
 
 
 def read_calls(path):
@@ -42,6 +44,8 @@ def read_calls(path):
             elif name == "MEM.PAGE.AUG":
                 again[td] += gpa in pages[td]
                 pages[td].add(gpa)
+            elif name == "MEM.PAGE.REMOVE":
+                pages[td].discard(gpa)
             elif name == "MEM.PAGE.RELOCATE":
                 relocated.add(td)
             elif name == "MNG.KEY.FREEID" and gpa in relocated:
@@ -58,44 +62,60 @@ def read_calls(path):
 
 
 def read_guest(path):
+    """Counters, and the results of the cases: ok, not ok, or why skipped."""
+    counters, cases = {}, {}
     for line in path.read_text(errors="replace").splitlines():
         if line.startswith("td-test: "):
-            return json.loads(line.removeprefix("td-test: "))
-    return {}
+            counters = json.loads(line.removeprefix("td-test: "))
+        elif found := CASE.match(line):
+            result, name, skipped = found.groups()
+            cases[name] = skipped or result
+    return counters, cases
 
 
 def summarize(folder):
     good, bad, harmless = read_calls(folder / "seamcalls.jsonl")
-    guest = read_guest(folder / "job.log")
+    guest, cases = read_guest(folder / "job.log")
     given, taken = (sum(good[n] for n in names) for names in (GIVEN, TAKEN))
     problems = [f"{n} times {what}" for what, n in bad.items()]
     if given != taken:
         problems.append(f"{given} pages given to the module, {taken} taken back")
     if good["MNG.CREATE"] != good["MNG.KEY.FREEID"]:
         problems.append(f"{good['MNG.CREATE']} KeyIDs used, {good['MNG.KEY.FREEID']} freed")
-    moved = guest.get("moved_pages", 0) + guest.get("compact_relocated_pages", 0)
-    if good["MEM.PAGE.RELOCATE"] != moved:
-        problems.append(f"{good['MEM.PAGE.RELOCATE']} pages relocated, {moved} moved by the test")
+    problems += [f"{case}: {result}" for case, result in cases.items() if result == "not ok"]
+    if not guest:
+        problems.append("the test did not end")
+    relocated = good["MEM.PAGE.RELOCATE"]
+    if relocated != guest.get("tdx_relocated", 0):
+        problems.append(f"{relocated} pages relocated, {guest.get('tdx_relocated', 0)} counted")
+    if relocated < guest.get("moved_pages", 0):
+        problems.append(f"{relocated} pages relocated, {guest['moved_pages']} moved by the test")
     return {
         "pages_given": given,
         "pages_taken_back": taken,
         "calls": dict(sorted(good.items())),
         "other_statuses": dict(sorted(harmless.items())),
+        "cases": cases,
         "guest": guest,
         "problems": problems,
     }
 
 
 def main():
-    target, *runs = sys.argv[1:]
+    target, least, *runs = sys.argv[1:]
     result = {}
+    relocated = 0
     for run in runs:
         name, _, folder = run.partition("=")
         result[name] = summarize(Path(folder))
+        relocated += result[name]["calls"].get("MEM.PAGE.RELOCATE", 0)
         for problem in result[name]["problems"]:
             print(f"{name}: {problem}", file=sys.stderr)
+    few = relocated < int(least)
+    if few:
+        print(f"{relocated} relocations, fewer than {least}", file=sys.stderr)
     Path(target).write_text(json.dumps(result, indent=2) + "\n")
-    return any(r["problems"] for r in result.values())
+    return few or any(r["problems"] for r in result.values())
 
 
 if __name__ == "__main__":

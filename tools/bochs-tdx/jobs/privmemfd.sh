@@ -11,6 +11,5 @@ load_tdx /modules/kvm || exit 1
 insmod /modules/privmemfd.ko || exit 1
 /tests/td-test privmemfd "$@"
 status=$?
-cat /sys/kernel/debug/privmemfd/* >/out/privmemfd-counters.log 2>/dev/null
 no_kernel_report || status=1
 exit $status

@@ -1,10 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0
 //! The test cases.
 
+mod counters;
+mod moves;
+mod races;
+mod states;
+
 use std::io;
 use std::ops::Range;
-use std::thread;
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Instant;
 
 use vm_memory::{Bytes, VolatileMemory};
 
@@ -48,10 +53,18 @@ pub const CASES: &[(&str, Case)] = &[
     ("report", report),
     ("convert", convert),
     ("hypercalls", hypercalls),
-    ("run", run),
-    ("move", moves),
-    ("compact", compact),
+    ("run", moves::run),
+    ("move", moves::by_request),
+    ("compact", moves::compact),
+    ("offline", moves::offline),
+    ("move_pending_pages", states::pending),
+    ("move_before_finalize", states::not_finalized),
+    ("move_against_holes", races::holes),
+    ("move_against_conversion", races::conversion),
+    ("move_against_destruction", races::destruction),
     ("keyids_come_back", keyids),
+    ("counters", counters::totals),
+    ("unload", counters::unload),
 ];
 
 /// Cases that leave a TD behind which KVM cannot tear down.
@@ -62,9 +75,10 @@ const STRAY: &str = "/sys/module/stray/parameters";
 /// More than there are KeyIDs.
 const TD_COUNT: u64 = 40;
 const SPINS: u64 = 2000;
-const BALLAST: u64 = 64 << 20;
-const BALLASTS: u64 = 6;
-const ENOUGH: u64 = 100;
+const CANNOT_MOVE: &str = "guest_memfd cannot move";
+
+/// Wrong cells that guests have found.
+static MISMATCHES: AtomicU64 = AtomicU64::new(0);
 
 fn check(ok: bool, what: impl FnOnce() -> String) -> io::Result<()> {
     if ok {
@@ -97,6 +111,7 @@ fn part(td: &Td, o: &Options, id: u64) -> Range<u64> {
 }
 
 fn no_mismatch(c: Control<'_>) -> io::Result<()> {
+    MISMATCHES.fetch_add(c.get(Field::Mismatches), Relaxed);
     check(c.get(Field::Mismatches) == 0, || {
         format!(
             "{} wrong cells, the first at {:#x}: {:#x}, not {:#x}",
@@ -255,145 +270,6 @@ fn hypercalls(o: &Options, counters: &mut Counters) -> io::Result<Outcome> {
     equal("result", vcpus[0].command(Command::Spin, [SPINS, 0, 0])?, 0)?;
     counters.push(("hypercalls", SPINS));
     counters.push(("hypercalls_us", started.elapsed().as_micros() as u64));
-    Ok(Outcome::Passed)
-}
-
-/// What vCPUs that loop have done, all together.
-#[derive(Debug, Default)]
-struct Work {
-    cells: u64,
-    rounds: u64,
-}
-
-/// Lets all vCPUs verify and rewrite their memory while `f` goes on.
-fn while_looping<T>(
-    o: &Options,
-    td: &Td,
-    mut vcpus: Vec<Vcpu>,
-    f: impl FnOnce() -> io::Result<T>,
-) -> io::Result<(T, Work)> {
-    for v in &mut vcpus {
-        accept(td, o, v)?;
-        let at = part(td, o, v.id());
-        v.command(Command::Fill, [at.start, at.end, 64])?;
-    }
-    let threads: Vec<_> = vcpus
-        .into_iter()
-        .map(|mut v| {
-            let at = part(td, o, v.id());
-            thread::spawn(move || {
-                let r = v.command(Command::Loop, [at.start, at.end, 64]);
-                r.map(|_| v)
-            })
-        })
-        .collect();
-    let result = f();
-    for id in 0..o.vcpus {
-        td.control(id).set(Field::Stop, 1);
-    }
-    let mut work = Work::default();
-    for t in threads {
-        let v = t
-            .join()
-            .map_err(|_| io::Error::other("a vCPU's thread panicked"))??;
-        let c = v.control();
-        no_mismatch(c)?;
-        work.cells += c.get(Field::Cells);
-        work.rounds += c.get(Field::Rounds);
-    }
-    Ok((result?, work))
-}
-
-/// Waits until every vCPU has been through all of its memory `n` more times.
-fn rounds(td: &Td, o: &Options, n: u64) -> io::Result<()> {
-    let count = |id| td.control(id).get(Field::Rounds);
-    let before: Vec<_> = (0..o.vcpus).map(count).collect();
-    let deadline = Instant::now() + Duration::from_secs(120);
-    while (0..o.vcpus).any(|id| count(id) < before[id as usize] + n) {
-        check(Instant::now() < deadline, || {
-            "a vCPU makes no progress".into()
-        })?;
-        thread::sleep(Duration::from_millis(20));
-    }
-    Ok(())
-}
-
-fn run(o: &Options, counters: &mut Counters) -> io::Result<Outcome> {
-    let (td, vcpus) = booted(o)?;
-    let started = Instant::now();
-    let ((), work) = while_looping(o, &td, vcpus, || rounds(&td, o, 3))?;
-    counters.push(("run_cells", work.cells));
-    counters.push(("run_ms", started.elapsed().as_millis() as u64));
-    Ok(Outcome::Passed)
-}
-
-fn moves(o: &Options, counters: &mut Counters) -> io::Result<Outcome> {
-    let (td, vcpus) = booted(o)?;
-    let Memory::Privmemfd(file) = &td.memory else {
-        return Ok(Outcome::Skipped("guest_memfd cannot move"));
-    };
-    let started = Instant::now();
-    // The image moves too: code, page tables and stacks in use.
-    let moved = |range: Range<u64>| {
-        file.move_range(range, None)
-            .map_err(|e| io::Error::other(format!("{} pages moved, then: {e}", e.moved)))
-    };
-    let (total, work) = while_looping(o, &td, vcpus, || {
-        let mut total = 0;
-        for _ in 0..o.moves {
-            rounds(&td, o, 1)?;
-            let before = file.pages(0..o.size).map_err(io::Error::other)?;
-            let n = moved(0..td.image_size())? + moved(td.test_memory())?;
-            let after = file.pages(0..o.size).map_err(io::Error::other)?;
-            let pairs = before.iter().zip(&after);
-            let there = before.iter().filter(|p| p.is_some()).count() as u64;
-            let elsewhere = pairs.filter(|(a, b)| a.is_some() && a != b).count() as u64;
-            equal("pages moved", n, there)?;
-            equal("pages elsewhere", elsewhere, there)?;
-            total += n;
-        }
-        rounds(&td, o, 2)?;
-        Ok(total)
-    })?;
-    counters.push(("moved_pages", total));
-    counters.push(("move_cells", work.cells));
-    counters.push(("move_ms", started.elapsed().as_millis() as u64));
-    Ok(Outcome::Passed)
-}
-
-fn compact(o: &Options, counters: &mut Counters) -> io::Result<Outcome> {
-    let (td, vcpus) = booted(o)?;
-    let Memory::Privmemfd(file) = &td.memory else {
-        return Ok(Outcome::Skipped("guest_memfd cannot move"));
-    };
-    let relocated = || file.stat().map(|s| s.relocated).map_err(io::Error::other);
-    let (compacted, work) = while_looping(o, &td, vcpus, || {
-        let mut compacted = 0;
-        // Compaction brings pages from one end of a zone to the other, where
-        // they may be already: ballast of many sizes puts them elsewhere.
-        for n in 1..=BALLASTS {
-            let size = n * BALLAST;
-            let ballast = vm::movable(size)?;
-            ballast.allocate(0..size).map_err(io::Error::other)?;
-            file.move_range(td.test_memory(), None)
-                .map_err(io::Error::other)?;
-            drop(ballast);
-            let before = relocated()?;
-            std::fs::write("/proc/sys/vm/compact_memory", "1")?;
-            compacted += relocated()? - before;
-            rounds(&td, o, 1)?;
-            if compacted >= ENOUGH {
-                break;
-            }
-        }
-        Ok(compacted)
-    })?;
-    counters.push(("compacted_pages", compacted));
-    counters.push(("compact_relocated_pages", relocated()?));
-    counters.push(("compact_cells", work.cells));
-    check(compacted > 0, || {
-        "compaction moved no page of the TD".into()
-    })?;
     Ok(Outcome::Passed)
 }
 

@@ -16,6 +16,7 @@
 //! Addresses from 0 to 4 GiB are mapped one to one. The 4 GiB from
 //! [`SHARED_ALIAS`] on are the same addresses with the shared bit.
 
+use std::ops::Range;
 use std::sync::atomic::Ordering::SeqCst;
 
 use vm_memory::{AtomicAccess, MmapRegion, VolatileMemory};
@@ -57,6 +58,8 @@ const IDTR: u64 = 0x8F10;
 const SHARED_PD: u64 = 0xD000;
 const VE_VECTOR: u64 = 20;
 
+/// What an address is multiplied by in `guest.s`.
+const CELL: u64 = 0x9E37_79B9_7F4A_7C15;
 const TABLE: u64 = 0x23;
 const LEAF: u64 = 0xE3;
 
@@ -121,6 +124,14 @@ pub fn reset_page() -> Vec<u8> {
     page[0xFF0] = 0xE9;
     page[0xFF1..0xFF5].copy_from_slice(&(-0xFF5i32).to_le_bytes());
     page
+}
+
+/// The memory of a range as [`Command::Fill`] leaves it with a step of 8.
+pub fn filled(range: Range<u64>) -> Vec<u8> {
+    range
+        .step_by(8)
+        .flat_map(|at| at.wrapping_mul(CELL).to_le_bytes())
+        .collect()
 }
 
 /// What the guest can be told to do.

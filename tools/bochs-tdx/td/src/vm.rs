@@ -7,9 +7,10 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
 
 use kvm_bindings::{
-    kvm_create_guest_memfd, kvm_enable_cap, kvm_memory_attributes, kvm_userspace_memory_region2,
-    KVM_CAP_EXIT_HYPERCALL, KVM_CAP_SPLIT_IRQCHIP, KVM_MAX_CPUID_ENTRIES,
-    KVM_MEMORY_ATTRIBUTE_PRIVATE, KVM_MEMORY_EXIT_FLAG_PRIVATE, KVM_MEM_GUEST_MEMFD,
+    kvm_create_guest_memfd, kvm_enable_cap, kvm_memory_attributes, kvm_pre_fault_memory,
+    kvm_userspace_memory_region2, KVM_CAP_EXIT_HYPERCALL, KVM_CAP_SPLIT_IRQCHIP,
+    KVM_MAX_CPUID_ENTRIES, KVM_MEMORY_ATTRIBUTE_PRIVATE, KVM_MEMORY_EXIT_FLAG_PRIVATE,
+    KVM_MEM_GUEST_MEMFD,
 };
 use kvm_ioctls::{Kvm, VcpuExit, VcpuFd, VmFd};
 use privmemfd_ioctls::{Device, Mobility, Options, PrivMemFd};
@@ -18,6 +19,7 @@ use vm_memory::MmapRegion;
 use crate::guest::{self, Command, Control, Field, CONTROL, IMAGE_SIZE, MAX_VCPUS, RESET_PAGE};
 use crate::tdx;
 
+const KVM_PRE_FAULT_MEMORY: libc::c_ulong = 0xC040_AED5;
 const KVM_CAP_VM_TYPES: u64 = 235;
 const KVM_HC_MAP_GPA_RANGE: u64 = 12;
 /// `KVM_MAP_GPA_RANGE_ENCRYPTED`.
@@ -120,6 +122,13 @@ fn set_private(vm: &VmFd, at: Range<u64>, private: bool) -> io::Result<()> {
 impl Td {
     /// A TD with `size` bytes of memory at guest address 0, all private.
     pub fn new(provider: Provider, size: u64, vcpus: u64) -> io::Result<Self> {
+        let td = Self::not_finalized(provider, size, vcpus)?;
+        td.finalize()?;
+        Ok(td)
+    }
+
+    /// The same with the image in it, before it is finalized.
+    pub fn not_finalized(provider: Provider, size: u64, vcpus: u64) -> io::Result<Self> {
         assert!((1..=MAX_VCPUS).contains(&vcpus) && size > guest::MEMORY);
         let kvm = Kvm::new().map_err(os)?;
         let vm = Arc::new(kvm.create_vm_with_type(tdx::VM_TYPE).map_err(os)?);
@@ -170,11 +179,19 @@ impl Td {
             let vcpu = td.vcpu(&kvm, id)?;
             td.vcpus.push(vcpu);
         }
-        let first = &td.vcpus[0].fd;
-        tdx::init_memory(first, 0, &guest::image())?;
-        tdx::init_memory(first, RESET_PAGE, &guest::reset_page())?;
-        tdx::finalize(&*td.vm)?;
+        td.add_initial(0, &guest::image())?;
+        td.add_initial(RESET_PAGE, &guest::reset_page())?;
         Ok(td)
+    }
+
+    /// Adds content to a TD that is not finalized.
+    pub fn add_initial(&self, gpa: u64, content: &[u8]) -> io::Result<()> {
+        tdx::init_memory(&self.vcpus[0].fd, gpa, content)
+    }
+
+    /// Ends the building of a TD: it can run from now on.
+    pub fn finalize(&self) -> io::Result<()> {
+        tdx::finalize(&*self.vm)
     }
 
     fn region(&self, region: kvm_userspace_memory_region2) -> io::Result<()> {
@@ -250,6 +267,24 @@ impl Vcpu {
     /// Its control block.
     pub fn control(&self) -> Control<'_> {
         Control::new(&self.control, self.id)
+    }
+
+    /// Has KVM map private memory that the guest has not accepted.
+    pub fn pre_fault(&self, at: Range<u64>) -> io::Result<()> {
+        let mut left = kvm_pre_fault_memory {
+            gpa: at.start,
+            size: at.end - at.start,
+            ..Default::default()
+        };
+        while left.size > 0 {
+            // SAFETY: the kernel reads and writes `left`, which is ours.
+            let r =
+                unsafe { libc::ioctl(self.fd.as_raw_fd(), KVM_PRE_FAULT_MEMORY, &raw mut left) };
+            if r < 0 {
+                return Err(io::Error::last_os_error());
+            }
+        }
+        Ok(())
     }
 
     /// Runs a command to its end; the result is the guest's.
