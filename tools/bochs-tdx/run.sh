@@ -44,5 +44,8 @@ on_host privmemfd "$mib" "$vcpus" "$moves" || status=1
 on_host harm || status=1
 "$HERE/summary.py" "$BUILD/tdx-host.json" "$RELOCATIONS" upstream="$BUILD/tdx-host-upstream" \
 	privmemfd="$BUILD/tdx-host-privmemfd" || status=1
+# Not those of a host that does harm: KVM complains of it.
+"$TOP/tools/vm/kernel-reports" --json "$BUILD/tdx-host.json" \
+	"$(kernel_log "$BUILD/tdx-host-upstream")" "$(kernel_log "$BUILD/tdx-host-privmemfd")" || status=1
 say "counters: build/tdx-host.json"
 exit "$status"
