@@ -67,8 +67,10 @@ source_tarball() {
 download_roms() {
 	local dir
 	dir=$(mktemp -d "$CACHE/deb.XXXXXX")
-	(cd "$dir" && apt-get -o APT::Sandbox::User=root download -qq bochsbios vgabios >&2) ||
+	if ! (cd "$dir" && apt-get -o APT::Sandbox::User=root download -qq bochsbios vgabios >&2); then
+		rm -rf "$dir"
 		die "cannot download bochsbios and vgabios" "check the network and the apt sources"
+	fi
 	for package in "$dir"/*.deb; do dpkg-deb -x "$package" "$dir"; done
 	mkdir -p "$1"
 	cp "$dir/usr/share/bochs/BIOS-bochs-latest" "$dir/usr/share/vgabios/vgabios.bin" "$1/"
