@@ -48,34 +48,6 @@ pub(crate) static LOG: CallLog = CallLog {
     }; LINES],
 };
 
-fn pack(r: &Regs) -> [u64; REGS] {
-    [
-        r.rax, r.rcx, r.rdx, r.rbx, r.rbp, r.rsi, r.rdi, r.r8, r.r9, r.r10, r.r11, r.r12, r.r13,
-        r.r14, r.r15,
-    ]
-}
-
-fn unpack(w: [u64; REGS]) -> Regs {
-    let [rax, rcx, rdx, rbx, rbp, rsi, rdi, r8, r9, r10, r11, r12, r13, r14, r15] = w;
-    Regs {
-        rax,
-        rcx,
-        rdx,
-        rbx,
-        rbp,
-        rsi,
-        rdi,
-        r8,
-        r9,
-        r10,
-        r11,
-        r12,
-        r13,
-        r14,
-        r15,
-    }
-}
-
 impl CallLog {
     /// Starts or stops recording.
     pub(crate) fn set_on(&self, on: bool) {
@@ -101,7 +73,7 @@ impl CallLog {
         };
         line.sequence.set(2 * n + 1);
         line.words[0].set((record.lp as u64) << 8 | outcome);
-        let regs = pack(&record.input).into_iter().chain(pack(&record.output));
+        let regs = record.input.array().into_iter().chain(record.output.array());
         for (w, value) in line.words[1..].iter().zip(regs) {
             w.set(value);
         }
@@ -115,7 +87,9 @@ impl CallLog {
             return None;
         }
         let head = line.words[0].get();
-        let regs = |from: usize| unpack(core::array::from_fn(|i| line.words[from + i].get()));
+        let regs = |from: usize| {
+            Regs::from_array(core::array::from_fn(|i| line.words[from + i].get()))
+        };
         let record = CallRecord {
             lp: (head >> 8) as usize,
             input: regs(1),
