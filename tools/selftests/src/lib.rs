@@ -5,5 +5,6 @@
 pub mod fixtures;
 pub mod hostmem;
 pub mod ktap;
+pub mod race;
 pub mod starve;
 pub mod tdx;

@@ -6,7 +6,7 @@
 use std::os::fd::AsFd;
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitCode;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use privmemfd_ioctls::PrivMemFd;
 use rustix::process::Signal;
@@ -17,42 +17,13 @@ use selftests::fixtures::{
 };
 use selftests::hostmem::{movable_blocks, Mover};
 use selftests::ktap::{self, note};
+use selftests::race::{repeat, Dice};
 use vmm::guest::{ALLOW_ZERO, ANY_ROUND, VERIFY, WRITE};
 use vmm::layout::PRIVATE_BASE as BASE;
 use vmm::{Crew, Job, VmType};
 
 const SIZE: u64 = 8 * MIB;
 const TIME: Duration = Duration::from_secs(6);
-
-/// A small generator: the same seed gives the same ranges.
-struct Dice(u64);
-
-impl Dice {
-    fn below(&mut self, n: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % n
-    }
-
-    fn range(&mut self, pages: u64) -> std::ops::Range<u64> {
-        let start = self.below(pages);
-        let len = 1 + self.below((pages - start).min(64));
-        start * PAGE..(start + len) * PAGE
-    }
-}
-
-/// Repeats `step` for [`TIME`]; returns how often.
-fn repeat(mut step: impl FnMut(&mut Dice)) -> u64 {
-    let mut dice = Dice(seed() | 1);
-    let end = Instant::now() + TIME;
-    let mut count = 0;
-    while Instant::now() < end {
-        step(&mut dice);
-        count += 1;
-    }
-    count
-}
 
 fn report(what: &str, count: u64, moved: u64) {
     note(format!(
@@ -75,7 +46,7 @@ fn against(
     guest.job.patient = patient;
     let crew = guest.run();
     let mover = Mover::start(&fd);
-    let count = repeat(|dice| {
+    let count = repeat(TIME, |dice| {
         // If a vCPU left, Guest::end says why.
         if !crew.any_left() {
             step(&guest, &fd, dice);
@@ -99,7 +70,7 @@ fn vcpu_faults() {
 
 fn punch_hole() {
     against("punched", ALLOW_ZERO | ANY_ROUND, false, |_, fd, dice| {
-        fd.punch_hole(dice.range(SIZE / PAGE)).unwrap();
+        fd.punch_hole(dice.range(0, SIZE / PAGE)).unwrap();
     });
 }
 
@@ -109,7 +80,7 @@ fn fallocate() {
         ALLOW_ZERO | ANY_ROUND,
         false,
         |_, fd, dice| {
-            let range = dice.range(SIZE / PAGE);
+            let range = dice.range(0, SIZE / PAGE);
             fd.punch_hole(range.clone()).unwrap();
             fd.allocate(range).unwrap();
         },
@@ -125,7 +96,7 @@ fn conversion() {
         ALLOW_ZERO | ANY_ROUND,
         true,
         |guest, _, dice| {
-            let range = dice.range(SIZE / PAGE);
+            let range = dice.range(0, SIZE / PAGE);
             let at = BASE + range.start..BASE + range.end;
             guest.vm.set_shared(at.clone()).unwrap();
             guest.vm.set_private(at).unwrap();
@@ -148,8 +119,8 @@ fn prefault() {
     let third = guest.vm.vcpu(2).unwrap();
     let crew = guest.run();
     let mover = Mover::start(&fd);
-    let count = repeat(|dice| {
-        let range = dice.range(SIZE / PAGE);
+    let count = repeat(TIME, |dice| {
+        let range = dice.range(0, SIZE / PAGE);
         third
             .prefault(BASE + range.start..BASE + range.end)
             .unwrap();
@@ -163,7 +134,7 @@ fn prefault() {
 fn vm_destruction() {
     let fd = movable(2 * MIB);
     let mover = Mover::start(&fd);
-    let count = repeat(|_| {
+    let count = repeat(TIME, |_| {
         let mut guest = Guest::new(&fd, 2);
         guest.job.flags |= ANY_ROUND | ALLOW_ZERO;
         let crew = guest.run();
@@ -179,7 +150,7 @@ fn vm_destruction() {
 
 fn file_close() {
     let mut moved = 0;
-    let count = repeat(|_| {
+    let count = repeat(TIME, |_| {
         let fd = movable(2 * MIB);
         let mut guest = Guest::new(&fd, 1);
         guest.fill();
@@ -270,9 +241,9 @@ fn memcg_limit() {
 }
 
 fn sigkill() {
-    let mut dice = Dice(seed() | 1);
+    let mut dice = Dice::new();
     let mut kills = 0;
-    let _ = repeat(|_| {
+    repeat(TIME, |_| {
         let mut task = child("victim", &[]);
         std::thread::sleep(Duration::from_millis(50 + dice.below(300)));
         signal(&task, Signal::KILL);
@@ -303,7 +274,7 @@ fn everything_at_once() {
         ALLOW_ZERO | ANY_ROUND,
         true,
         |guest, fd, dice| {
-            let range = dice.range(SIZE / PAGE);
+            let range = dice.range(0, SIZE / PAGE);
             let at = BASE + range.start..BASE + range.end;
             match dice.below(6) {
                 0 => fd.punch_hole(range).unwrap(),

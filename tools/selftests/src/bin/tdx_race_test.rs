@@ -8,45 +8,15 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use selftests::cases;
-use selftests::fixtures::{in_movable_zone, movable, seed, PAGE};
+use selftests::fixtures::{in_movable_zone, movable, PAGE};
 use selftests::hostmem::{movable_blocks, Mover};
 use selftests::ktap::{self, note};
+use selftests::race::{repeat, Dice};
 use selftests::tdx::{device, emulator, pin_to, Crew, Tdx};
 use tdhost::{Command, SeptState, Td};
 
 const PAGES: u64 = 512;
 const TIME: Duration = Duration::from_secs(5);
-
-/// A small generator: the same seed gives the same ranges.
-struct Dice(u64);
-
-impl Dice {
-    fn below(&mut self, n: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % n
-    }
-
-    /// Some pages of so many from page `first`.
-    fn range(&mut self, first: u64, pages: u64) -> std::ops::Range<u64> {
-        let start = self.below(pages);
-        let len = 1 + self.below((pages - start).min(64));
-        (first + start) * PAGE..(first + start + len) * PAGE
-    }
-}
-
-/// Repeats `step` for [`TIME`]; returns how often.
-fn repeat(mut step: impl FnMut(&mut Dice)) -> u64 {
-    let mut dice = Dice(seed() | 1);
-    let end = Instant::now() + TIME;
-    let mut count = 0;
-    while Instant::now() < end {
-        step(&mut dice);
-        count += 1;
-    }
-    count
-}
 
 fn report(what: &str, count: u64, moved: u64) {
     note(format!("{count} times {what}, {moved} pages moved"));
@@ -60,7 +30,7 @@ fn against(what: &str, tdx: Tdx, mut step: impl FnMut(&Tdx, &mut Dice)) {
     let tdx = Arc::new(tdx);
     let crew = Crew::start(&tdx);
     let mover = Mover::start(&tdx.fd);
-    let count = repeat(|dice| step(&tdx, dice));
+    let count = repeat(TIME, |dice| step(&tdx, dice));
     mover.end();
     crew.goes_on();
     crew.end();
@@ -104,7 +74,7 @@ fn holes_and_faults() {
     let crew = Crew::start(&all);
     let mover = Mover::start(&all.fd);
     let mut punched = 0;
-    let count = repeat(|dice| {
+    let count = repeat(TIME, |dice| {
         let hole = dice.range(first, own);
         all.fd.punch_hole(hole.clone()).unwrap();
         punched += (hole.end - hole.start) / PAGE;
@@ -129,7 +99,7 @@ fn holes_and_faults() {
 fn holes_alone() {
     // Nobody gives the pages back: the hole may come at any moment of a move.
     let mut moved = 0;
-    let count = repeat(|dice| {
+    let count = repeat(TIME, |dice| {
         let tdx = Tdx::running(64, 1);
         let mover = Mover::start(&tdx.fd);
         for _ in 0..32 {
@@ -144,7 +114,7 @@ fn holes_alone() {
 
 fn finalize() {
     let mut moved = 0;
-    let count = repeat(|_| {
+    let count = repeat(TIME, |_| {
         let tdx = Tdx::empty(128, 1);
         let half = tdx.all().end / 2;
         let mover = Mover::start(&tdx.fd);
@@ -176,7 +146,7 @@ fn destruction() {
     fd.allocate(0..64 * PAGE).unwrap();
     let mover = Mover::start(&fd);
     let mut moved = 0;
-    let count = repeat(|dice| {
+    let count = repeat(TIME, |dice| {
         let td = device().create(&fd, 64, 1, false).unwrap();
         td.finalize().unwrap();
         let seed = dice.below(u64::MAX);
@@ -191,7 +161,7 @@ fn destruction() {
 
 fn close() {
     let mut moved = 0;
-    let count = repeat(|dice| {
+    let count = repeat(TIME, |dice| {
         let fd = movable(64 * PAGE);
         let td = device().create(&fd, 64, 1, false).unwrap();
         td.finalize().unwrap();
