@@ -75,14 +75,17 @@ check_module_warnings() {
 	no_warnings "$OUT/module.build"
 }
 
-# The emulator's modules likewise.
-check_tdx_module_warnings() {
-	rm -rf "$OUT/tdx" "$OUT/tdx-module"
-	mkdir -p "$OUT/tdx-module"
-	make -s --no-print-directory -C "$TOP" module KDIR="$KERNEL" MO="$OUT/tdx-module" >/dev/null 2>&1 || return 1
-	"$TOP/tools/build/tdx-modules.sh" "$KERNEL" "$OUT/tdx" W=1 CLIPPY=1 C=1 CHECK="$TOP/tools/lint/sparse" \
-		KBUILD_EXTRA_SYMBOLS="$OUT/tdx-module/Module.symvers" || return 1
-	no_warnings "$OUT/tdx/tdxemu.log" && no_warnings "$OUT/tdx/tdhost.log"
+# The modules of the tests likewise.
+check_test_module_warnings() {
+	rm -rf "$OUT/test" "$OUT/test-module"
+	mkdir -p "$OUT/test-module"
+	make -s --no-print-directory -C "$TOP" module KDIR="$KERNEL" MO="$OUT/test-module" >/dev/null 2>&1 || return 1
+	"$TOP/tools/build/test-modules.sh" "$KERNEL" "$OUT/test" W=1 CLIPPY=1 C=1 CHECK="$TOP/tools/lint/sparse" \
+		KBUILD_EXTRA_SYMBOLS="$OUT/test-module/Module.symvers" || return 1
+	local name
+	for name in copyfail tdxemu tdhost; do
+		no_warnings "$OUT/test/$name.log" || return 1
+	done
 }
 
 # no_warnings LOG: of a build with every checker.
@@ -205,7 +208,7 @@ check_no_machine_paths() {
 }
 
 CHECKS=(
-	rustfmt_module rustfmt_tools module_warnings tdx_module_warnings module_rustdoc clippy_tools rustdoc_tools
+	rustfmt_module rustfmt_tools module_warnings test_module_warnings module_rustdoc clippy_tools rustdoc_tools
 	model td_test checkpatch patches shellcheck uapi_header no_unsafe layers file_length no_machine_paths
 )
 

@@ -11,9 +11,11 @@ PROGRAMS=$BUILD/cargo/$TARGET/release
 # Two nodes, each with a zone of movable memory, and a CMA area.
 MEMORY=8G
 COMMAND_LINE="numa=fake=2 movablecore=4G cma=64M"
+# More for vm.py.
+VM_OPTIONS=()
 
 # prepare plain|debug: everything up to, but without, the boot. Sets KERNEL,
-# KVM_MODULES, MODULE and TDX_MODULES.
+# KVM_MODULES, MODULE and TEST_MODULES.
 prepare() {
 	local source
 	"$TOP/tools/build/provision.sh" || exit 1
@@ -33,9 +35,9 @@ prepare() {
 		tail -n 30 "$BUILD/module-$1.log" >&2
 		die "the module does not build" "read $BUILD/module-$1.log"
 	}
-	TDX_MODULES=$BUILD/tdx-$1
-	say "TDX emulator for the $1 kernel"
-	"$TOP/tools/build/tdx-modules.sh" "$KERNEL" "$TDX_MODULES" \
+	TEST_MODULES=$BUILD/test-modules-$1
+	say "TDX emulator and test modules for the $1 kernel"
+	"$TOP/tools/build/test-modules.sh" "$KERNEL" "$TEST_MODULES" \
 		KBUILD_EXTRA_SYMBOLS="$BUILD/module-$1/Module.symvers" || exit 1
 	say "user-space programs"
 	cargo_tools build --release --quiet --workspace ||
@@ -53,7 +55,8 @@ cargo_tools() {
 boot() {
 	local job=$1 out=$2 seconds=$3 file
 	local add=(
-		--add "$MODULE:/modules/" --add "$TDX_MODULES/tdxemu.ko:/modules/" --add "$TDX_MODULES/tdhost.ko:/modules/"
+		--add "$MODULE:/modules/" --add "$TEST_MODULES/tdxemu.ko:/modules/" --add "$TEST_MODULES/tdhost.ko:/modules/"
+		--add "$TEST_MODULES/copyfail.ko:/modules/"
 		--add "$KVM_MODULES/kvm.ko:/modules/kvm/" --add "$KVM_MODULES/kvm-amd.ko:/modules/kvm/"
 	)
 	shift 3
@@ -65,7 +68,7 @@ boot() {
 	for file; do
 		add+=(--add "$file")
 	done
-	"$TOP/tools/vm/vm.py" --kernel "$KERNEL" --memory "$MEMORY" --append "$COMMAND_LINE" \
+	"$TOP/tools/vm/vm.py" "${VM_OPTIONS[@]}" --kernel "$KERNEL" --memory "$MEMORY" --append "$COMMAND_LINE" \
 		--timeout "$seconds" --out "$out" "${add[@]}" -- "$TOP/tools/vm/jobs/$job.sh"
 }
 

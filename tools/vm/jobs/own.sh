@@ -41,10 +41,12 @@ trace_events() {
 
 suite "load KVM" 60 load_kvm /modules/kvm
 suite "KUnit" 60 load_with_kunit
+suite "load copyfail" 10 insmod /modules/copyfail.ko
 # kvm_test poisons a page, and a memory block with one does not come back online.
 for name in abi file errno migrate race kvm; do
 	suite "${name}_test" 400 "/tests/${name}_test"
 done
+suite "unload copyfail" 10 rmmod copyfail
 suite "trace events" 60 trace_events
 suite "unload is refused while a file exists" 60 unload_is_refused
 suite "unload with a path descriptor left" 60 unload_under_a_path

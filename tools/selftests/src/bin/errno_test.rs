@@ -9,13 +9,13 @@ use std::process::ExitCode;
 use std::thread;
 use std::time::Duration;
 
-use privmemfd_ioctls::{Mobility, Options, PrivMemFd};
+use privmemfd_ioctls::{Mobility, Options, PrivMemFd, Refusal};
 use rustix::fs::{Advice, OFlags};
 use rustix::process::Signal;
 use rustix::thread::{capabilities, set_capabilities, CapabilitySet};
 use selftests::cases;
 use selftests::fixtures::{
-    child, device, fails, file, movable, role, signal, two_nodes, wait_for, MIB, PAGE,
+    child, device, fails, file, movable, role, signal, two_nodes, wait_for, Guest, MIB, PAGE,
 };
 use selftests::ktap::{self, skip};
 use selftests::starve::Starved;
@@ -61,6 +61,33 @@ fn no_target_gives_enomem() {
     assert!(refused > 0, "no move was refused");
     assert_eq!(fd.pages(0..MIB).unwrap(), before, "pages moved");
     assert_eq!(fd.move_range(0..MIB, None).unwrap(), MIB / PAGE);
+}
+
+/// Memory that fails while it is copied: what was copied is erased again, and the
+/// page stays, content and all.
+fn failing_copies_give_ehwpoison() {
+    const COPIES: &str = "/sys/module/copyfail/parameters/copies";
+    if !std::path::Path::new(COPIES).exists() {
+        skip("no copies fail here (insmod copyfail.ko)");
+    }
+    let fd = movable(MIB);
+    let mut guest = Guest::new(&fd, 1);
+    guest.fill();
+    let before = fd.pages(0..MIB).unwrap();
+
+    fs::write(COPIES, "3").unwrap();
+    let e = fd.move_range(0..MIB, None).unwrap_err();
+    assert_eq!(fs::read_to_string(COPIES).unwrap().trim(), "0");
+    let after = fd.pages(0..MIB).unwrap();
+    let went = before.iter().zip(&after).filter(|(a, b)| a != b).count() as u64;
+    // The rest of their batch has moved; there the request ends.
+    assert_eq!((e.errno(), e.moved), (libc::EHWPOISON, went), "{e}");
+    assert!(went > 0 && went < MIB / PAGE, "{went} pages moved");
+    assert_eq!(fd.stat().unwrap().refused_for(Refusal::Poison), 3);
+    guest.verify();
+
+    assert_eq!(fd.move_range(0..MIB, None).unwrap(), MIB / PAGE);
+    guest.verify();
 }
 
 fn no_objects_gives_enomem() {
@@ -330,6 +357,7 @@ fn main() -> ExitCode {
     ktap::main(cases![
         "fallocate without memory gives ENOMEM" => no_pages_gives_enomem,
         "MOVE without memory gives ENOMEM and leaves every page" => no_target_gives_enomem,
+        "MOVE of pages whose memory fails gives EHWPOISON and keeps them" => failing_copies_give_ehwpoison,
         "CREATE without memory gives ENOMEM" => no_objects_gives_enomem,
         "CREATE at the system's limit of files gives ENFILE" => no_open_files_gives_enfile,
         "a signal's handler interrupts every long request with EINTR" => signals_interrupt_requests,

@@ -1,16 +1,17 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 #
-# tdx-modules.sh KDIR OUT [MAKE_ARGS...]
-#	Build the TDX emulator's kernel modules for the built kernel in KDIR. The
-#	modules are left in OUT, what they are made from in OUT/NAME.build.
+# test-modules.sh KDIR OUT [MAKE_ARGS...]
+#	Build the modules that only tests use, the TDX emulator's among them, for the
+#	built kernel in KDIR. They are left in OUT, what they are made from in
+#	OUT/NAME.build.
 #	tdhost.ko uses privmemfd.ko: it is built if MAKE_ARGS have
 #	KBUILD_EXTRA_SYMBOLS=, the Module.symvers of that.
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=lib.sh
 . "$(dirname "$0")/lib.sh"
 
-usage="tdx-modules.sh KDIR OUT [MAKE_ARGS...]"
+usage="test-modules.sh KDIR OUT [MAKE_ARGS...]"
 kdir=$(readlink -f "${1:?$usage}")
 out=$(realpath -m "${2:?$usage}")
 shift 2
@@ -29,6 +30,7 @@ build() {
 	cp "$out/$name.build/$name.ko" "$out/$name.ko"
 }
 
+build copyfail "$TOP/tools/selftests/copyfail" "$@"
 build tdxemu "$TOP/tools/tdx-emu/kernel" "$@"
 case " $*" in
 *" KBUILD_EXTRA_SYMBOLS="*) build tdhost "$TOP/tools/tdx-emu/tdhost" "$@" ;;
