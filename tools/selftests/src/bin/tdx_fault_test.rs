@@ -11,14 +11,16 @@
 
 use std::fs;
 use std::io::Write;
+use std::os::unix::fs::FileExt;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 
+use privmemctl::memory::MemoryMap;
 use selftests::cases;
-use selftests::fixtures::PAGE;
-use selftests::ktap::{self, note};
+use selftests::fixtures::{fails, in_movable_zone, PAGE};
+use selftests::ktap::{self, note, skip};
 use selftests::tdx::{emulator, Tdx};
 use tdhost::Command;
 use tdx_emu_model::leaf_statuses::{self, name, operand, IOMMU_IOTLB_TRACKING_NOT_DONE};
@@ -279,6 +281,66 @@ fn inject(leaf_no: u16, when: When) {
     assert!(wrong.is_empty(), "unexpected: {wrong:#?}");
 }
 
+/// Bits of /proc/kpageflags.
+const KPF_BUDDY: u64 = 1 << 10;
+const KPF_RESERVED: u64 = 1 << 32;
+
+fn page_flags(pfn: u64) -> u64 {
+    let mut flags = [0; 8];
+    let file = fs::File::open("/proc/kpageflags").unwrap();
+    file.read_exact_at(&mut flags, pfn * 8).unwrap();
+    u64::from_ne_bytes(flags)
+}
+
+/// A page that the TDX module keeps: neither free nor, with its memory block, to
+/// be made free by going offline and coming back.
+fn leaked_pages_stay_away() {
+    let tdx = Tdx::on(in_movable_zone(PAGES * PAGE), PAGES, 1).boot();
+    let old: Vec<u64> = tdx
+        .fd
+        .pages(tdx.all())
+        .unwrap()
+        .into_iter()
+        .flatten()
+        .collect();
+    let map = MemoryMap::read().unwrap();
+    let movable = |pfn: &u64| map.block(map.block_of(*pfn)).is_movable();
+    let Some(block) = old
+        .iter()
+        .find(|pfn| movable(pfn))
+        .map(|pfn| map.block_of(*pfn))
+    else {
+        skip("no page of the TD in a block of movable memory");
+    };
+
+    let refused = with_op(status::PAGE_METADATA_INCORRECT, op::RCX);
+    let rule = format!("TDH.PHYMEM.PAGE.WBINVD nth=1 repeat=0 status={refused:#x}");
+    emulator::write("faults", &rule);
+    let moved = tdx.fd.move_range(tdx.all(), None);
+    emulator::write("faults", "clear");
+    assert_eq!(moved.unwrap(), PAGES);
+    tdx.verify();
+    drop(tdx);
+
+    let kept_away = |when: &str| {
+        for pfn in &old {
+            let flags = page_flags(*pfn);
+            let state = flags & (KPF_RESERVED | KPF_BUDDY);
+            assert_eq!(
+                state, KPF_RESERVED,
+                "{when}: page {pfn:#x} has flags {flags:#x}"
+            );
+        }
+    };
+    kept_away("when the TD is gone");
+    fails(
+        map.block(block).set_state("offline"),
+        libc::EBUSY,
+        "offline",
+    );
+    kept_away("when their block was to go offline");
+}
+
 /// One case for each leaf and each [`When`].
 macro_rules! cells {
     ($($function:ident = $leaf:ident $when:ident;)*) => {
@@ -333,5 +395,6 @@ fn main() -> ExitCode {
         "the second PAGE.WBINVD fails" => wbinvd_second,
         "some PAGE.WBINVD fail" => wbinvd_random,
         "every PAGE.WBINVD fails" => wbinvd_always,
+        "a page that cannot be taken back is never free again" => leaked_pages_stay_away,
     ])
 }
