@@ -78,7 +78,7 @@ help:
 	@echo 'make run          a guest keeps its bytes while the host moves them: the whole show, in a VM'
 	@echo 'make test         every test, in a VM with a debug kernel; last line: N passed, N failed, N skipped'
 	@echo 'make tdx-host     TDs run by KVM itself on an emulated TDX host, while their pages move'
-	@echo 'make bench        what a move costs, as ratios (build/bench.json)'
+	@echo 'make bench        instructions per page of a move, beside ordinary memory (build/bench.json)'
 	@echo 'make lint         every checker'
 	@echo 'make mutations    breaks the TDX backend in every way, and sees that the tests notice'
 	@echo "make bisect       each patch of the KVM series: builds, and passes KVM's own tests"

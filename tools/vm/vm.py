@@ -144,8 +144,11 @@ def qemu(options, initramfs):
         fail(f"no kernel image {image}", "give a built kernel tree by --kernel")
     # A long log must not wrap; a panic ends the machine (-no-reboot).
     command_line = f"console=ttyS0 panic=-1 quiet printk.time=1 log_buf_len=16M {options.append}"
+    emulation = ["-accel", "tcg,thread=multi"]
+    if options.instructions:
+        emulation = ["-accel", "tcg,thread=single", "-icount", "shift=0,sleep=off"]
     return [
-        "qemu-system-x86_64", "-accel", "tcg,thread=multi", "-cpu", "EPYC,+svm,+npt",
+        "qemu-system-x86_64", *emulation, "-cpu", "EPYC,+svm,+npt",
         "-smp", str(options.cpus), "-m", options.memory,
         "-nodefaults", "-display", "none", "-no-reboot",
         "-serial", f"file:{options.out}/console.log",
@@ -237,6 +240,10 @@ def parse():
     parser.add_argument("--kernel", required=True, metavar="DIR", help="kernel build tree or image")
     parser.add_argument("--memory", default="4G")
     parser.add_argument("--cpus", default=2, type=int)
+    parser.add_argument(
+        "--instructions", action="store_true",
+        help="the clock counts instructions, one a nanosecond, on one CPU after the other",
+    )  # fmt: skip
     parser.add_argument("--append", default="", help="more of the kernel command line")
     parser.add_argument("--timeout", default=300, type=int, help="seconds the script may take")
     parser.add_argument("--out", required=True, type=Path, help="folder for logs and files")

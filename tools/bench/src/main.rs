@@ -1,0 +1,88 @@
+// SPDX-License-Identifier: GPL-2.0
+//! `privmemfd-bench`: what a relocated page and a populated page cost, beside
+//! a mapped memfd's pages and upstream guest_memfd in the same run.
+
+mod mapped;
+mod measure;
+mod report;
+
+use std::fs;
+use std::io;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use measure::Amount;
+use report::{Report, Unit};
+
+/// Measure what moving and populating private memory costs.
+///
+/// Each figure is the median over rounds in which the two sides of a ratio
+/// take turns, so that both see the same machine.
+#[derive(Parser)]
+#[command(version)]
+struct Cli {
+    /// MiB that each side moves or populates in a round
+    #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u64).range(1..=1024))]
+    mib: u64,
+    /// Rounds
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=1000))]
+    rounds: u64,
+    /// The machine's clock counts instructions, one a nanosecond
+    #[arg(long)]
+    instructions: bool,
+    /// Write the figures to this file
+    #[arg(long)]
+    json: Option<PathBuf>,
+}
+
+fn run(cli: &Cli) -> anyhow::Result<Report> {
+    let amount = Amount {
+        mib: cli.mib,
+        rounds: cli.rounds,
+    };
+    let mut notes = Vec::new();
+    let mut pairs = measure::populate(amount, &mut notes)?;
+    pairs.extend(measure::request(amount, &mut notes)?);
+    pairs.extend(measure::request_mapped(amount, &mut notes)?);
+    pairs.extend(measure::offline(amount, &mut notes)?);
+    let growth = measure::growth(amount, &mut notes)?;
+    let tdx = measure::tdx(amount, &mut notes)?;
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let unit = match cli.instructions {
+        true => Unit::Instructions,
+        false => Unit::Ns,
+    };
+    Ok(Report {
+        kernel: release.trim().into(),
+        unit,
+        pages: amount.pages(),
+        pairs,
+        growth,
+        tdx,
+        notes,
+    })
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let report = match run(&cli) {
+        Ok(report) => report,
+        Err(e) => {
+            eprintln!("privmemfd-bench: {e:#}");
+            return ExitCode::FAILURE;
+        }
+    };
+    report.print();
+    if let Some(path) = &cli.json {
+        let written = serde_json::to_string_pretty(&report)
+            .map_err(io::Error::from)
+            .and_then(|text| fs::write(path, text + "\n"));
+        if let Err(e) = written {
+            eprintln!("privmemfd-bench: cannot write {}: {e}", path.display());
+            return ExitCode::FAILURE;
+        }
+    }
+    ExitCode::SUCCESS
+}

@@ -1,0 +1,63 @@
+// SPDX-License-Identifier: GPL-2.0
+//! The measurements. Each skips, with a note, what this machine cannot do.
+
+mod growth;
+mod offline;
+mod populate;
+mod request;
+mod tdx;
+
+pub use growth::growth;
+pub use offline::offline;
+pub use populate::populate;
+pub use request::{request, request_mapped};
+pub use tdx::tdx;
+
+use std::time::{Duration, Instant};
+
+use privmemctl::memory::MemoryMap;
+use selftests::fixtures::{MIB, PAGE};
+
+/// How much is measured.
+#[derive(Debug, Clone, Copy)]
+pub struct Amount {
+    /// MiB that each side moves or populates in a round.
+    pub mib: u64,
+    /// Rounds.
+    pub rounds: u64,
+}
+
+impl Amount {
+    fn size(self) -> u64 {
+        self.mib * MIB
+    }
+
+    /// Pages of a round.
+    pub fn pages(self) -> u64 {
+        self.size() / PAGE
+    }
+}
+
+/// What could not be measured.
+pub type Notes = Vec<String>;
+
+fn timed<T>(work: impl FnOnce() -> anyhow::Result<T>) -> anyhow::Result<(T, Duration)> {
+    let start = Instant::now();
+    let value = work()?;
+    Ok((value, start.elapsed()))
+}
+
+/// One nanosecond is one instruction where the clock counts instructions.
+fn per_page(took: Duration, pages: u64) -> f64 {
+    took.as_nanos() as f64 / pages as f64
+}
+
+/// Two nodes to move pages between.
+fn two_nodes(notes: &mut Notes) -> anyhow::Result<Option<[u32; 2]>> {
+    let nodes = MemoryMap::read()?.nodes();
+    if let [a, b, ..] = nodes[..] {
+        return Ok(Some([a, b]));
+    }
+    notes.push("one NUMA node only: there is nowhere to move to".into());
+    Ok(None)
+}
