@@ -380,9 +380,14 @@ impl<M: Machine> Module<M> {
         if tag == 0 || tag == self.line_tag(hkid, line) {
             return Ok(());
         }
-        self.g.violation_pa.set(line);
+        Err(self.violated(line))
+    }
+
+    /// Notes that the line at `pa` is not what the TD that uses it wrote there.
+    pub(crate) fn violated(&self, pa: u64) -> Violation {
+        self.g.violation_pa.set(pa);
         let count = self.g.violations.add(1) + 1;
-        Err(Violation { pa: line, count })
+        Violation { pa, count }
     }
 
     /// Reads a word of TD content, checking its integrity.

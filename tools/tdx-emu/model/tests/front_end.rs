@@ -298,3 +298,17 @@ fn pages_can_be_handed_to_the_guest() {
         TD_FATAL
     );
 }
+
+#[test]
+fn a_page_that_was_left_is_not_handed_out() {
+    let vm = Vm::running();
+    let (old, new) = (POOL + 0x1000, POOL + 0x40_0000);
+    vm.block(0x1000);
+    vm.track();
+    assert_eq!(vm.relocate(0x1000, new).rax, 0);
+    // The host has not written there, but may at any time.
+    let violation = vm.m.reveal_page(HKID as u16, old).unwrap_err();
+    assert_eq!(violation.pa, old);
+    vm.m.reveal_page(HKID as u16, new).unwrap();
+    assert_eq!(vm.m.machine.read(new + 64), 1 << 32 | 64);
+}

@@ -4,6 +4,7 @@
 use super::guest::{GuestEvent, GuestOutcome, Vcpu};
 use crate::mem::{Machine, LINE, PAGE};
 use crate::module::{Module, Violation};
+use crate::pamt::pt;
 use crate::sept;
 
 /// Words of a cache line.
@@ -15,8 +16,13 @@ impl<M: Machine> Module<M> {
     /// [`Module::conceal_page`] nobody else may look at the page.
     ///
     /// # Errors
-    /// A line of the page was written by somebody else; the page is as it was.
+    /// A line of the page was written by somebody else, or the page is not the
+    /// TD's (any more), which a CPU would notice when the owner has written to
+    /// it. The page is as it was.
     pub fn reveal_page(&self, hkid: u16, page: u64) -> Result<(), Violation> {
+        if self.machine.has_tags() && !self.is_page_of(hkid, page) {
+            return Err(self.violated(page));
+        }
         for line in (page..page + PAGE).step_by(LINE as usize) {
             self.check_line(hkid, line)?;
         }
@@ -24,6 +30,17 @@ impl<M: Machine> Module<M> {
             self.machine.write(pa, self.rd(hkid, pa));
         }
         Ok(())
+    }
+
+    /// Whether a page, of whatever size and type, is one of the TD with `hkid`.
+    fn is_page_of(&self, hkid: u16, page: u64) -> bool {
+        let Some(block) = self.pamt_block(page) else {
+            return false;
+        };
+        let e = block.0.map(|at| self.pamt_entry(at));
+        e.iter()
+            .find(|e| !matches!(e.pt, pt::NDA | pt::RSVD))
+            .is_some_and(|e| self.td_raw(e.owner).hkid == hkid)
     }
 
     /// Encrypts a page again, and seals the lines that belong to the TD.
