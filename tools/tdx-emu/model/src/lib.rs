@@ -11,6 +11,7 @@ pub mod config;
 pub mod dispatch;
 pub mod epoch;
 pub mod fault;
+pub mod fault_text;
 mod leaf;
 pub mod leaf_statuses;
 pub mod locks;
