@@ -72,7 +72,8 @@ impl CallLog {
             Outcome::VmFailInvalid => 2,
         };
         line.sequence.set(2 * n + 1);
-        line.words[0].set((record.lp as u64) << 8 | outcome);
+        let injected = u64::from(record.injected) << 7;
+        line.words[0].set((record.lp as u64) << 8 | injected | outcome);
         let regs = record.input.array().into_iter().chain(record.output.array());
         for (w, value) in line.words[1..].iter().zip(regs) {
             w.set(value);
@@ -94,7 +95,8 @@ impl CallLog {
             lp: (head >> 8) as usize,
             input: regs(1),
             output: regs(1 + REGS),
-            outcome: match head & 0xff {
+            injected: head & 0x80 != 0,
+            outcome: match head & 0x7f {
                 0 => Outcome::Done,
                 1 => Outcome::Entered,
                 _ => Outcome::VmFailInvalid,

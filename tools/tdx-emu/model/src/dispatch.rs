@@ -63,7 +63,8 @@ impl<M: Machine> Module<M> {
             return Outcome::VmFailInvalid;
         }
         let mut outcome = Outcome::Done;
-        match self.dispatch(lp, regs) {
+        let mut injected = false;
+        match self.dispatch(lp, regs, &mut injected) {
             Ok(Entry::Entered) => outcome = Outcome::Entered,
             Ok(Entry::Exit(status)) => regs.rax = status,
             Err(INTERNAL_FATAL) => {
@@ -78,11 +79,12 @@ impl<M: Machine> Module<M> {
             input,
             output: *regs,
             outcome,
+            injected,
         });
         outcome
     }
 
-    fn dispatch(&self, lp: usize, regs: &mut Regs) -> Res<Entry> {
+    fn dispatch(&self, lp: usize, regs: &mut Regs, injected: &mut bool) -> Res<Entry> {
         let rax = regs.rax;
         let bad = Err(with_op(OPERAND_INVALID, op::RAX));
         if rax >> 24 != 0 {
@@ -100,6 +102,7 @@ impl<M: Machine> Module<M> {
         }
         match self.faults.next(leaf_no) {
             Some(Action::Status(s)) => {
+                *injected = true;
                 if zeroes(leaf_no) {
                     (regs.rcx, regs.rdx) = (0, 0);
                 }

@@ -18,6 +18,8 @@ pub struct CallRecord {
     pub output: Regs,
     /// How it ended.
     pub outcome: Outcome,
+    /// The answer is the fault plan's.
+    pub injected: bool,
 }
 
 impl CallRecord {
@@ -65,7 +67,11 @@ impl CallRecord {
                         write!(w, ",\"{name}\":\"{b:#x}\"")?;
                     }
                 }
-                w.write_str("}}")
+                w.write_char('}')?;
+                if self.injected {
+                    w.write_str(",\"injected\":1")?;
+                }
+                w.write_char('}')
             }
         }
     }
@@ -88,6 +94,7 @@ mod tests {
                 ..input
             },
             outcome: Outcome::Done,
+            injected: false,
         };
         let mut s = std::string::String::new();
         record.write(&mut s, "S", 2).unwrap();
@@ -97,5 +104,11 @@ mod tests {
              \"rcx\":\"0xc000\",\"rdx\":\"0x40000000\",\"r8\":\"0x40214000\"},\"out\":{\"rax\":\"0x0\",\
              \"rcx\":\"0x40210000\",\"rdx\":\"0x0\",\"r8\":\"0x40214000\"}}"
         );
+        s.clear();
+        let injected = true;
+        CallRecord { injected, ..record }
+            .write(&mut s, "S", 2)
+            .unwrap();
+        assert!(s.ends_with("},\"injected\":1}"), "{s}");
     }
 }
