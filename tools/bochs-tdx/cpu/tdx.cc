@@ -21,6 +21,13 @@ static const Bit64u PHYMEM_CACHE_WB = 40;
 
 static FILE *tdx_log;
 
+static void tdx_end(void)
+{
+  tdx_tlb_report(tdx_log);
+  fclose(tdx_log);
+  tdx_log = NULL;
+}
+
 static void tdx_start(void)
 {
   static bool started;
@@ -28,8 +35,8 @@ static void tdx_start(void)
     return;
   started = true;
   const char *log = getenv("BOCHS_TDX_LOG");
-  if (log)
-    tdx_log = fopen(log, "w");
+  if (log && (tdx_log = fopen(log, "w")))
+    atexit(tdx_end);
   const char *plain = getenv("BOCHS_TDX_PLAIN");
   bool cipher = !plain || *plain != '1';
   if (cipher)
@@ -44,6 +51,7 @@ static void tdx_start(void)
     cipher,
   };
   tdx_emu_init(&platform);
+  tdx_faults_init();
 }
 
 // --- the machine, as the module model uses it
@@ -60,6 +68,7 @@ extern "C" bool tdx_machine_interrupt_pending(uint32_t lp)
 
 extern "C" void tdx_machine_invept(uint32_t lp, uint64_t eptp)
 {
+  tdx_tlb_invept(lp, eptp);
   BX_CPU(lp)->TLB_flush();
 }
 

@@ -48,6 +48,17 @@ struct tdx_vcpu {
 /* The vCPU of a TDVPR. */
 struct tdx_vcpu *tdx_vcpu_of(Bit64u tdvpr);
 
+/* Translations of private memory that a logical processor keeps. */
+void tdx_tlb_entry(unsigned lp);
+bool tdx_tlb_find(unsigned lp, Bit64u eptp, bx_phy_address gpa, Bit32u access, bx_phy_address *hpa);
+void tdx_tlb_add(unsigned lp, Bit64u eptp, bx_phy_address gpa, bx_phy_address hpa, Bit32u access);
+void tdx_tlb_violation(unsigned lp, Bit64u eptp, bx_phy_address gpa);
+void tdx_tlb_invept(unsigned lp, Bit64u eptp);
+void tdx_tlb_report(FILE *log);
+
+/* The port through which tests make calls fail. */
+void tdx_faults_init(void);
+
 /* Encrypted memory. */
 void tdx_views_init(Bit64u memory);
 void tdx_write_back(void);

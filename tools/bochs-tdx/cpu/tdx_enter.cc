@@ -189,6 +189,7 @@ void BX_CPU_C::tdx_enter(bxInstruction_c *i)
   tdx_load_extended(BX_CPU_THIS, &v->ext);
   tdx_set_regs(&regs);
   BX_CPU_THIS_PTR tdx = v;
+  tdx_tlb_entry(BX_CPU_ID);
   VMLAUNCH(i);
   if (!BX_CPU_THIS_PTR in_vmx_guest)
     BX_PANIC(("TD entry failed: VM instruction error %d", VMread32(VMCS_32BIT_INSTRUCTION_ERROR)));

@@ -260,6 +260,23 @@ Bit64u BX_CPU_C::tdx_ept_entry(bx_phy_address gpa, bx_phy_address addr)
   return entry;
 }
 
+// A translation from before the entry is as good as one from after it, until the
+// module says otherwise.
+bool BX_CPU_C::tdx_ept_known(bx_phy_address gpa, Bit32u access, bx_phy_address *hpa)
+{
+  struct tdx_vcpu *v = BX_CPU_THIS_PTR tdx;
+
+  return !tdx_shared(v, gpa) && tdx_tlb_find(BX_CPU_ID, v->ctl.eptp, gpa, access, hpa);
+}
+
+void BX_CPU_C::tdx_ept_learn(bx_phy_address gpa, bx_phy_address hpa, Bit32u access)
+{
+  struct tdx_vcpu *v = BX_CPU_THIS_PTR tdx;
+
+  if (!tdx_shared(v, gpa))
+    tdx_tlb_add(BX_CPU_ID, v->ctl.eptp, gpa, hpa, access);
+}
+
 void BX_CPU_C::tdx_ept_fault(Bit32u reason, Bit64u qualification, bx_phy_address gpa, bx_address laddr, Bit64u entry)
 {
   struct tdx_vcpu *v = BX_CPU_THIS_PTR tdx;
@@ -267,6 +284,8 @@ void BX_CPU_C::tdx_ept_fault(Bit32u reason, Bit64u qualification, bx_phy_address
 
   if (reason == VMX_VMEXIT_EPT_VIOLATION && tdx_shared(v, gpa) && !(entry >> 63) && !BX_CPU_THIS_PTR in_event)
     tdx_inject_ve(reason, qualification, laddr, gpa);
+  if (reason == VMX_VMEXIT_EPT_VIOLATION && !tdx_shared(v, gpa))
+    tdx_tlb_violation(BX_CPU_ID, v->ctl.eptp, gpa);
 
   Bit64u rip = RIP;
   RIP = BX_CPU_THIS_PTR prev_rip;

@@ -9,6 +9,7 @@
 #define TDX_EMU_H
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 #ifdef __cplusplus
@@ -116,6 +117,18 @@ enum tdx_guest tdx_emu_poison(uint32_t lp, struct tdx_regs *regs);
  */
 bool tdx_emu_reveal(uint16_t hkid, uint64_t pa);
 void tdx_emu_conceal(uint16_t hkid, uint64_t pa);
+
+/*
+ * The fault plan: calls that fail because a test wants them to. Lines are those
+ * of tdxemu.ko without delays, see ../../kernel/README.md. False: @line has no
+ * effect, as it is no rule or there is no room for it.
+ */
+bool tdx_emu_faults_apply(const char *line);
+/*
+ * The rules, each with how often it has fired; at most @size bytes with the 0 at
+ * the end. Returns the length without that.
+ */
+size_t tdx_emu_faults_show(char *text, size_t size);
 
 /* Reads a word of memory through a KeyID. */
 uint64_t tdx_emu_read(uint16_t hkid, uint64_t pa);

@@ -5,6 +5,7 @@
 //! repeated here. One module exists per process. The emulator runs all logical
 //! processors on one thread, or serialises its calls.
 
+mod faults;
 mod machine;
 
 use std::ffi::CString;
