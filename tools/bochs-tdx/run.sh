@@ -3,7 +3,8 @@
 #
 # run.sh [MIB [VCPUS [MOVES]]]: an emulated TDX host on which the kernel's own
 # TDX code runs unmodified. First TDs on upstream's KVM, then TDs on movable
-# memory that moves under them, then a host that touches what it should not.
+# memory that moves under them, also while calls of the TDX module fail, then a
+# host that touches what it should not.
 # Counters go to build/tdx-host.json.
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=../vm/prepare.sh
@@ -35,16 +36,18 @@ on_host() {
 		--append "$COMMAND_LINE" --timeout 600 --out "$out" \
 		--add "$KVM_MODULES/kvm.ko:/modules/kvm/" --add "$KVM_MODULES/kvm-intel.ko:/modules/kvm/" \
 		--add "$MODULE:/modules/" --add "$BUILD/stray/stray.ko:/modules/" \
+		--add "$BUILD/stray/tdxfaults.ko:/modules/" \
 		-- "$HERE/jobs/$job.sh" "$@"
 }
 
 status=0
 on_host upstream "$mib" "$vcpus" || status=1
 on_host privmemfd "$mib" "$vcpus" "$moves" || status=1
+on_host faults "$mib" "$vcpus" || status=1
 on_host harm || status=1
 "$HERE/summary.py" "$BUILD/tdx-host.json" "$RELOCATIONS" upstream="$BUILD/tdx-host-upstream" \
-	privmemfd="$BUILD/tdx-host-privmemfd" || status=1
-# Not those of a host that does harm: KVM complains of it.
+	privmemfd="$BUILD/tdx-host-privmemfd" faults="$BUILD/tdx-host-faults" || status=1
+# Not those of a host that does harm or loses TDs: KVM complains of it.
 "$TOP/tools/vm/kernel-reports" --json "$BUILD/tdx-host.json" \
 	"$(kernel_log "$BUILD/tdx-host-upstream")" "$(kernel_log "$BUILD/tdx-host-privmemfd")" || status=1
 say "counters: build/tdx-host.json"

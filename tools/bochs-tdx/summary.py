@@ -4,7 +4,9 @@
 
 summary.py OUT.json RELOCATIONS NAME=DIR...: reads seamcalls.jsonl and job.log of
 each DIR. Exits with 1 if a run left a page with the TDX module or a KeyID in use,
-if a call or a case failed that should not, or if there were fewer RELOCATIONS.
+if a call or a case failed that should not, if processors have not kept
+translations over TD exits, or if there were fewer RELOCATIONS. Calls that the fault
+plan has refused are counted apart.
 """
 
 import json
@@ -21,16 +23,36 @@ TAKEN = ("PHYMEM.PAGE.RECLAIM", "MEM.PAGE.REMOVE")
 # one by the kernel, and privmemfd.ko's question whether there is a module.
 HARMLESS = {0x80000200, 0x80000702, 0x00000821}
 UNKNOWN_LEAVES = {"LEAF69", "LEAF65535"}
+# What calls of the fault plan may lead to: a page that is given back before there
+# is a new epoch, and, of a lost TD, KVM's attempts to take back what stays blocked
+# and the TDR that has such pages.
+CONSEQUENCES = {
+    ("MEM.RANGE.UNBLOCK", 0xC0000B08),
+    ("MEM.RANGE.BLOCK", 0x00000B07),
+    ("PHYMEM.PAGE.RECLAIM", 0xC0000400),
+}
+# 46 of 52 bits, see cpu/tdx.hh.
+WITHOUT_KEYID = (1 << 46) - 1
 CASE = re.compile(r"((?:not )?ok) \d+ (\w+)(?: # (SKIP .*))?")
 
 
+def injected_leaks(injected):
+    """WBINVDs that were refused for good."""
+    return sum(n for what, n in injected.items() if what.startswith("PHYMEM.PAGE.WBINVD 0xc"))
+
+
 def read_calls(path):
-    good, bad, harmless = Counter(), Counter(), Counter()
+    good, bad, harmless, injected = Counter(), Counter(), Counter(), Counter()
+    translations = {}
     pages, relocated, again = {}, set(), Counter()
+    unclean = set()  # old pages of which caches may have lines
     for line in path.open():
         call = json.loads(line)
         if "violation" in call:
             bad[f"stray write to {call['violation']}"] += 1
+            continue
+        if "translations" in call:
+            translations = call["translations"]
             continue
         name = call["op"].removeprefix("TDH.")
         status = int(call["out"].get("rax", "0"), 16)
@@ -48,9 +70,16 @@ def read_calls(path):
                 pages[td].discard(gpa)
             elif name == "MEM.PAGE.RELOCATE":
                 relocated.add(td)
+                unclean.add(int(call["out"]["rcx"], 16))
+            elif name == "PHYMEM.PAGE.WBINVD":
+                unclean.discard(int(gpa, 16) & WITHOUT_KEYID)
             elif name == "MNG.KEY.FREEID" and gpa in relocated:
                 # A page that moves must not be mapped anew.
                 bad["MEM.PAGE.AUG of a page that was there"] += again[gpa]
+        elif "injected" in call:
+            injected[f"{name} {status:#x}"] += 1
+        elif injected and (name, status >> 32) in CONSEQUENCES:
+            harmless[f"{name} {status:#x}"] += 1
         elif name in UNKNOWN_LEAVES or status >> 32 in HARMLESS:
             harmless[f"{name} {status:#x}"] += 1
         # TD exits: the reason is in the low half.
@@ -58,7 +87,9 @@ def read_calls(path):
             harmless["VP.ENTER exit"] += 1
         else:
             bad[f"{name} {status:#x}"] += 1
-    return good, +bad, harmless
+    # Those for which it was refused are leaked.
+    bad["RELOCATE without WBINVD"] = len(unclean) - injected_leaks(injected)
+    return good, +bad, harmless, injected, translations
 
 
 def read_guest(path):
@@ -66,7 +97,9 @@ def read_guest(path):
     counters, cases = {}, {}
     for line in path.read_text(errors="replace").splitlines():
         if line.startswith("td-test: "):
-            counters = json.loads(line.removeprefix("td-test: "))
+            more = json.loads(line.removeprefix("td-test: "))
+            more["injected_faults"] = more.get("injected_faults", 0) + counters.get("injected_faults", 0)
+            counters.update(more)
         elif found := CASE.match(line):
             result, name, skipped = found.groups()
             cases[name] = skipped or result
@@ -74,12 +107,21 @@ def read_guest(path):
 
 
 def summarize(folder):
-    good, bad, harmless = read_calls(folder / "seamcalls.jsonl")
+    good, bad, harmless, injected, translations = read_calls(folder / "seamcalls.jsonl")
     guest, cases = read_guest(folder / "job.log")
     given, taken = (sum(good[n] for n in names) for names in (GIVEN, TAKEN))
     problems = [f"{n} times {what}" for what, n in bad.items()]
-    if given != taken:
-        problems.append(f"{given} pages given to the module, {taken} taken back")
+    # Of a lost TD: pages that stay blocked, and its TDR, which they keep.
+    stuck = guest.get("stuck_pages", 0)
+    if given != taken + stuck + (stuck > 0):
+        problems.append(f"{given} pages given to the module, {taken} taken back, {stuck} stuck")
+    if guest.get("injected_faults", 0) != injected.total():
+        problems.append(f"{injected.total()} calls refused by plan, {guest.get('injected_faults')} counted")
+    leaked = injected_leaks(injected)
+    if guest.get("tdx_pages_leaked", 0) != leaked + stuck:
+        problems.append(f"{guest['tdx_pages_leaked']} pages leaked, not {leaked} by plan and {stuck} stuck")
+    if not translations.get("used_after_a_later_entry"):
+        problems.append("no translation outlived a TD exit")
     if good["MNG.CREATE"] != good["MNG.KEY.FREEID"]:
         problems.append(f"{good['MNG.CREATE']} KeyIDs used, {good['MNG.KEY.FREEID']} freed")
     problems += [f"{case}: {result}" for case, result in cases.items() if result == "not ok"]
@@ -95,6 +137,8 @@ def summarize(folder):
         "pages_taken_back": taken,
         "calls": dict(sorted(good.items())),
         "other_statuses": dict(sorted(harmless.items())),
+        "injected_faults": dict(sorted(injected.items())),
+        "translations": translations,
         "cases": cases,
         "guest": guest,
         "problems": problems,

@@ -2,6 +2,7 @@
 //! The test cases.
 
 mod counters;
+pub mod faults;
 mod moves;
 mod races;
 mod states;
@@ -65,6 +66,14 @@ pub const CASES: &[(&str, Case)] = &[
     ("keyids_come_back", keyids),
     ("counters", counters::totals),
     ("unload", counters::unload),
+];
+
+/// The shortest test of pages that move.
+pub const MOVES: &[(&str, Case)] = &[
+    ("move", moves::by_request),
+    ("move_pending_pages", states::pending),
+    ("move_before_finalize", states::not_finalized),
+    ("counters", counters::totals),
 ];
 
 /// Cases that leave a TD behind which KVM cannot tear down.

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Makes TDs with KVM's own ioctls and tests what happens to their memory.
 //!
-//! `td-test kvm|privmemfd|harm [MiB] [vCPUs] [moves]`; the output is KTAP, followed
-//! by one line `td-test: {...}` of counters. `harm` does what no host may do.
+//! `td-test kvm|privmemfd|moves|faults|lost|harm [MiB] [vCPUs] [moves]`; the output is KTAP,
+//! followed by one line `td-test: {...}` of counters. In `faults` and `lost` calls of
+//! the TDX module fail, `harm` does what no host may do.
 
 mod cases;
 mod guest;
@@ -11,7 +12,7 @@ mod vm;
 
 use std::process::ExitCode;
 
-use cases::{Case, Options, CASES, HARMFUL};
+use cases::{faults, Case, Options, CASES, HARMFUL, MOVES};
 use vm::Provider;
 
 fn options() -> Option<(Options, &'static [(&'static str, Case)])> {
@@ -19,7 +20,10 @@ fn options() -> Option<(Options, &'static [(&'static str, Case)])> {
     let (provider, cases) = match args.next()?.as_str() {
         "kvm" => (Provider::Kvm, CASES),
         "privmemfd" => (Provider::Privmemfd, CASES),
+        "moves" => (Provider::Privmemfd, MOVES),
         "harm" => (Provider::Privmemfd, HARMFUL),
+        "faults" => (Provider::Privmemfd, faults::SURVIVED),
+        "lost" => (Provider::Privmemfd, faults::LOST),
         _ => return None,
     };
     let mut number = |default| args.next().map_or(Some(default), |a| a.parse::<u64>().ok());
@@ -34,7 +38,7 @@ fn options() -> Option<(Options, &'static [(&'static str, Case)])> {
 
 fn main() -> ExitCode {
     let Some((options, cases)) = options() else {
-        eprintln!("usage: td-test kvm|privmemfd|harm [MiB] [vCPUs] [moves]");
+        eprintln!("usage: td-test kvm|privmemfd|moves|faults|lost|harm [MiB] [vCPUs] [moves]");
         return ExitCode::from(2);
     };
     println!("KTAP version 1\n1..{}", cases.len());
