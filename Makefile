@@ -59,6 +59,7 @@ lint:
 mutations:
 	@tools/tdx-emu/mutations.sh
 	@tools/vm/mutations.sh
+	@tools/bochs-tdx/mutations.sh
 
 bisect:
 	@tools/build/bisect-series.sh

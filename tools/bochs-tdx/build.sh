@@ -104,13 +104,13 @@ module_library() {
 	(cd "$TOP/tools/tdx-emu" && cargo build --quiet --locked --release -p tdx-emu-capi \
 		--target-dir "$TOP/build/cargo-model") >&2 ||
 		die "the TDX module model does not build" "read the messages above"
-	LIBRARY=$(find "$TOP/build/cargo-model" -path '*/release/libtdx_emu_capi.a' -print -quit)
+	LIBRARY=$(find -H "$TOP/build/cargo-model" -path '*/release/libtdx_emu_capi.a' -print -quit)
 }
 
 vmm() {
 	(cd "$HERE/td" && cargo build --quiet --locked --release --target-dir "$TOP/build/cargo-td") >&2 ||
 		die "the test VMM does not build" "read the messages above"
-	VMM=$(find "$TOP/build/cargo-td" -path '*/release/td-test' -print -quit)
+	VMM=$(find -H "$TOP/build/cargo-td" -path '*/release/td-test' -print -quit)
 }
 
 mkdir -p "$CACHE"

@@ -1,0 +1,146 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0
+#
+# mutations.sh [WORD]: break the emulated TDX host, KVM's part or the module in one
+# way after the other, and see that the tests of moving TDs notice. With WORD: only
+# those whose names contain it. Leaves the sources alone.
+set -euo pipefail
+# shellcheck source-path=SCRIPTDIR source=../vm/prepare.sh
+. "$(dirname "$0")/../vm/prepare.sh"
+
+HERE=$TOP/tools/bochs-tdx
+OUT=$BUILD/tdx-host-mutations
+COPY=$OUT/source
+only=${1:-}
+failed=0
+
+# copy FILES...: from the top of the checkout, to be broken.
+copy() {
+	rm -rf "$COPY"
+	mkdir -p "$COPY"
+	(cd "$TOP" && cp -r --parents "$@" "$COPY/")
+	find "$COPY" -name target -type d -prune -exec rm -rf {} +
+}
+
+# broken NAME FILE PERL_EXPRESSION: the expression sees the whole file.
+broken() {
+	perl -0pi -e "$3" "$COPY/$2"
+	cmp -s "$TOP/$2" "$COPY/$2" || return 0
+	echo "not applied: $1"
+	failed=1
+	return 1
+}
+
+unbuildable() {
+	echo "does not build: $1 ($OUT/build.log)"
+	failed=1
+}
+
+# wanted NAME
+wanted() { case $1 in *"$only"*) ;; *) return 1 ;; esac }
+
+# moves BOCHS KVM_MODULES MODULE: TDs whose memory moves, and what the TDX module
+# saw of it.
+moves() {
+	local status=0
+	"$HERE/boot.py" --bochs "$1" --kernel "$KERNEL" --memory 1024M --cpus 2 --append movablecore=512M \
+		--timeout 600 --out "$OUT/host" --add "$2/kvm.ko:/modules/kvm/" \
+		--add "$2/kvm-intel.ko:/modules/kvm/" --add "$3:/modules/" \
+		-- "$HERE/jobs/moves.sh" 2 2 2 >"$OUT/host.log" 2>&1 || status=$?
+	"$HERE/summary.py" "$OUT/host.json" 1 "host=$OUT/host" 2>"$OUT/summary.log" || status=$((status ? status : 1))
+	return "$status"
+}
+
+# noticed: by which case, or else by what.
+noticed() {
+	local case reason
+	case=$(grep -a -m1 '^not ok' "$OUT/host.log" || true)
+	reason=$(grep -a -m1 -B1 '^not ok' "$OUT/host.log" | sed -n 's/^# //p' || true)
+	[ -n "$case" ] || case=$(sed -n '1s/^host: //p' "$OUT/summary.log")
+	[ -n "$case" ] || case=$(grep -a -m1 -E 'WARNING:|BUG:|panic|TDX module' "$OUT/host.log" || true)
+	echo "${case:-status $1}${reason:+: $reason}"
+}
+
+# verdict NAME BOCHS KVM_MODULES MODULE
+verdict() {
+	local name=$1 status=0
+	shift
+	moves "$@" || status=$?
+	if [ "$status" -eq 0 ]; then
+		echo "NOT CAUGHT:  $name"
+		failed=1
+	else
+		echo "caught:      $name ($(noticed "$status"))"
+	fi
+}
+
+# emulator NAME FILE PERL_EXPRESSION
+emulator() {
+	local bochs
+	wanted "$1" || return 0
+	copy tools/bochs-tdx tools/tdx-emu tools/build
+	# The VMM is not built again.
+	rm -r "$COPY/tools/bochs-tdx/td"
+	ln -s "$HERE/td" "$COPY/tools/bochs-tdx/td"
+	mkdir -p "$COPY/build" "$OUT/cargo-model"
+	ln -s "$BUILD/cargo-td" "$OUT/cargo-model" "$COPY/build/"
+	broken "$1" "$2" "$3" || return 0
+	bochs=$("$COPY/tools/bochs-tdx/build.sh" 2>"$OUT/build.log") || {
+		unbuildable "$1"
+		return
+	}
+	verdict "$1" "$bochs" "$KVM_MODULES" "$MODULE"
+	rm -rf "$bochs"
+}
+
+# kvm NAME FILE PERL_EXPRESSION: FILE is a patch.
+kvm() {
+	wanted "$1" || return 0
+	copy tools/build patches include
+	broken "$1" "$2" "$3" || return 0
+	"$COPY/tools/build/kvm-modules.sh" "$KERNEL" "$(readlink -f "$CACHE/linux")" "$OUT/kvm" \
+		>"$OUT/build.log" 2>&1 || {
+		unbuildable "$1"
+		return
+	}
+	verdict "$1" "$BOCHS" "$OUT/kvm" "$MODULE"
+}
+
+# module NAME FILE PERL_EXPRESSION
+module() {
+	wanted "$1" || return 0
+	copy Kbuild Makefile rust src include
+	broken "$1" "$2" "$3" || return 0
+	rm -rf "$OUT/module"
+	mkdir -p "$OUT/module"
+	kmake "$KERNEL" M="$COPY" MO="$OUT/module" modules >"$OUT/build.log" 2>&1 || {
+		unbuildable "$1"
+		return
+	}
+	verdict "$1" "$BOCHS" "$KVM_MODULES" "$OUT/module/privmemfd.ko"
+}
+
+prepare plain
+BOCHS=$("$HERE/build.sh")
+mkdir -p "$OUT"
+moves "$BOCHS" "$KVM_MODULES" "$MODULE" ||
+	die "the tests fail with nothing broken: $(noticed $?)" "run tools/bochs-tdx/run.sh first"
+
+model=tools/tdx-emu/model/src
+protocol=src/backend/tdx/protocol.rs
+relocate=patches/0010-KVM-TDX-Let-the-provider-of-private-memory-move-page.patch
+emulator "the TDX module forgets to flush for a new epoch" $model/epoch.rs \
+	's/self\.flush_translations\(lp, td\);\n            \}/let _ = lp;\n            }/'
+emulator "the CPU ignores the TDX module's INVEPT" tools/bochs-tdx/cpu/tdx.cc 's/tdx_tlb_invept\(lp, eptp\);//'
+kvm "KVM does not kick vCPUs" $relocate \
+	's/kvm_make_all_cpus_request\(tdx_relocation_to_kvm\(td\), KVM_REQ_OUTSIDE_GUEST_MODE\);/(void)td;/'
+module "no TRACK" $protocol 's/self\.settle\(\|\| self\.td\.track\(\)\)\.0/Verdict::Done/'
+module "no kick" $protocol 's/self\.td\.kick\(\);//'
+module "no WBINVD" $protocol 's/session\.settle\(\|\| td\.wbinvd\(nr\)\)\.0 != Verdict::Done/false/'
+module "RELOCATE before BLOCK" $protocol \
+	's/match self\.block\(nr\) \{\n                Ok\(page\) => \{/match Ok::<Blocked, Outcome>(Blocked(nr)) {\n                Ok(page) => {/'
+module "copy instead of RELOCATE" src/backend/tdx.rs \
+	's/answer\(\s*Leaf::MemPageRelocate,\s*tdx::mem_page_relocate\(self\.td, &self\.moves\[nr\]\),\s*\)/{ let mv = &self.moves[nr]; let _ = mv.dst().copy_from(mv.src()); Answer { status: 0, rcx: tdx::old_page(mv), rdx: 0 } }/'
+module "the host writes to the old page too early" src/backend/tdx.rs \
+	's/let result = protocol::relocate/for mv in moves.iter() { mv.src().clear(); }\n    let result = protocol::relocate/'
+exit "$failed"
