@@ -7,7 +7,9 @@ use crate::log::CallRecord;
 use crate::mem::Machine;
 use crate::module::{sys_state, Module};
 use crate::regs::{leaf, op, Regs, BEFORE_READY};
-use crate::status::{with_op, Res, INTERNAL_FATAL, OPERAND_INVALID, SYS_NOT_READY, SYS_SHUTDOWN};
+use crate::status::{
+    with_op, Res, INTERNAL_FATAL, OPERAND_INVALID, SUCCESS, SYS_NOT_READY, SYS_SHUTDOWN,
+};
 
 /// How a SEAMCALL ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -145,6 +147,8 @@ impl<M: Machine> Module<M> {
             leaf::MEM_SEPT_RD => self.mem_sept_rd(regs),
             leaf::VP_RD => self.vp_rdwr(regs, version, lp, false),
             leaf::VP_WR => self.vp_rdwr(regs, version, lp, true),
+            // Kept for old hosts: it does nothing.
+            leaf::MNG_KEY_RECLAIMID => Ok(SUCCESS),
             leaf::PHYMEM_PAGE_RECLAIM => self.phymem_page_reclaim(regs),
             leaf::MEM_PAGE_REMOVE => self.mem_page_remove(regs),
             leaf::MEM_SEPT_REMOVE => self.mem_sept_remove(regs, version),

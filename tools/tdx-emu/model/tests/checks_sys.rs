@@ -25,7 +25,7 @@ fn dispatcher() {
     let bad = invalid(op::RAX);
     for rax in [
         69,
-        27,
+        42,
         0xFFFF,
         5 | 1 << 16,
         7 | 2 << 16,
@@ -41,6 +41,14 @@ fn dispatcher() {
         let r = want(&vm, "rax", 0, regs, bad);
         assert_eq!((r.rcx, r.rdx), (3, 4));
     }
+    let reclaim = Regs::call(27, 3, 4);
+    let r = want(&vm, "MNG.KEY.RECLAIMID", 0, reclaim, SUCCESS);
+    assert_eq!((r.rcx, r.rdx), (3, 4));
+    let version1 = Regs {
+        rax: 27 | 1 << 16,
+        ..reclaim
+    };
+    want(&vm, "version 1", 0, version1, bad);
     for leaf_no in [23, 3, 30, 11, 26, 22] {
         want(
             &vm,
