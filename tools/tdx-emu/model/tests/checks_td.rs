@@ -148,6 +148,7 @@ fn td_params() {
         ("xfam without SSE", 1, 1, invalid(op::XFAM)),
         ("xfam", 1, 3 | 8, invalid(op::XFAM)),
         ("no vCPUs", 2, 0, invalid(op::MAX_VCPUS)),
+        ("many vCPUs", 2, 577, invalid(op::MAX_VCPUS)),
         ("L2 VMs", 2, 8 | 4 << 16, invalid(op::NUM_L2_VMS)),
         ("TDCX for L2", 2, 8 | 1 << 16, TDCS_NOT_ALLOCATED),
         ("reserved", 2, 8 | 1 << 32, invalid(op::RDX)),
@@ -167,6 +168,12 @@ fn td_params() {
         let r = want(&vm, what, 0, Regs::call(21, TDR, PARAMS), status);
         assert_eq!(r.rcx, 0);
     }
+    vm.params(1);
+    vm.m.machine.write(PARAMS + 16, 8 | 1 << 24);
+    vm.m.machine.write(PARAMS + 224, 1 | 1 << 4);
+    let init = Regs::call(21, TDR, PARAMS);
+    let caps = invalid(op::ARCH_CAPABILITIES);
+    want(&vm, "arch caps that cannot be chosen", 0, init, caps);
     vm.params(1);
     vm.ok(0, Regs::call(21, TDR, PARAMS));
     want(&vm, "FINALIZE", 0, Regs::call(17, TDR, 0), NO_VCPUS);

@@ -34,6 +34,9 @@ pub(crate) mod params {
 const ATTR_DEBUG: u64 = 1;
 const ATTR_MIGRATABLE: u64 = 1 << 29;
 const ATTR_PERFMON: u64 = 1 << 63;
+const MAX_VCPUS_PER_TD: u64 = 576;
+/// The bits of IA32_ARCH_CAPABILITIES that TD_PARAMS can choose.
+const ARCH_CAPABILITIES_CONFIG: u64 = 1 << 4 | 1 << 19 | 1 << 20 | 1 << 24;
 
 fn xfam_ok(x: u64, fixed0: u64) -> bool {
     let bit = |n: u32| x >> n & 1 != 0;
@@ -91,7 +94,7 @@ impl<M: Machine> Module<M> {
         self.tdcs_wr(td, tdcs::XFAM, xfam);
         let counts = word(params::COUNTS);
         let (max_vcpus, l2_vms) = (counts & 0xFFFF, counts >> 16 & 0xFF);
-        if max_vcpus == 0 {
+        if !(1..=MAX_VCPUS_PER_TD).contains(&max_vcpus) {
             return invalid(op::MAX_VCPUS);
         }
         self.tdcs_wr(td, tdcs::MAX_VCPUS, max_vcpus);
@@ -144,7 +147,8 @@ impl<M: Machine> Module<M> {
             self.tdcs_wr(td, tdcs::CPUID + 8 * i, word(params::CPUID + 8 * i));
         }
         // Configured IA32_ARCH_CAPABILITIES need their control bit.
-        if counts >> 24 & 1 == 0 && word(params::ARCH_CAPABILITIES) != 0 {
+        let caps = word(params::ARCH_CAPABILITIES);
+        if counts >> 24 & 1 == 0 && caps != 0 || caps & !ARCH_CAPABILITIES_CONFIG != 0 {
             return invalid(op::ARCH_CAPABILITIES);
         }
         if attr & ATTR_MIGRATABLE != 0 && l2_vms != 0 {
