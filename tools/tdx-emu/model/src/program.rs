@@ -280,7 +280,7 @@ impl<M: Machine> Module<M> {
             Err(exit) => return Err(exit),
         };
         let expect = |off| word(p.arg, page + off);
-        let lost = |_| self.dead_td(v, 0);
+        let lost = |_| self.dead_td(v, 0, 0);
         let (wrong, off) = match p.command {
             command::FILL => {
                 self.guest_fill(v, pa, expect);

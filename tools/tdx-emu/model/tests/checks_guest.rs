@@ -164,6 +164,25 @@ fn accept_rows() {
 }
 
 #[test]
+fn exit_of_a_dead_td() {
+    let vm = Vm::running();
+    vm.enter(0);
+    vm.m.set_fatal(TDR, 1);
+    let event = GuestEvent::EptViolation {
+        gpa: 0x9000,
+        qual: 0x182,
+        rip_adv: 0,
+    };
+    match vm.m.guest_event(1, event) {
+        GuestOutcome::Exit(r) => assert_eq!(
+            (r.rax, r.rcx, r.rdx, r.r8),
+            (NON_RECOVERABLE_TD_NON_ACCESSIBLE | 48, 0x182, 0, 0)
+        ),
+        o => panic!("{o:?}"),
+    }
+}
+
+#[test]
 fn accept_large_is_interruptible() {
     let vm = Vm::running();
     vm.ok(0, Regs::call3(6, 0x20_0001, TDR, LARGE));

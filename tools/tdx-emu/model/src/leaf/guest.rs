@@ -176,7 +176,7 @@ impl<M: Machine> Module<M> {
         };
         let tdr = v.td.tdr;
         match event {
-            GuestEvent::Poison => return self.dead_td(&v, 0),
+            GuestEvent::Poison => return self.dead_td(&v, 0, 0),
             GuestEvent::Read { gpa } => return self.guest_access(&v, gpa, None),
             GuestEvent::Write { gpa, value } => return self.guest_access(&v, gpa, Some(value)),
             _ => {}
@@ -191,7 +191,11 @@ impl<M: Machine> Module<M> {
         let rip = self.vget(&v, tdvps::RIP).wrapping_add(rip_adv);
         self.vset(&v, tdvps::RIP, rip);
         if self.tdr_rd(tdr, tdr::FATAL) != 0 {
-            return self.dead_td(&v, reason);
+            let qual = match event {
+                GuestEvent::EptViolation { qual, .. } | GuestEvent::Exit { qual, .. } => qual,
+                _ => 0,
+            };
+            return self.dead_td(&v, reason, qual);
         }
         if self.vget(&v, tdvps::RIP) != self.g.lp[lp].rip_on_entry.get() {
             self.vset(&v, tdvps::EPF_LOGGED, 0);
@@ -264,11 +268,12 @@ impl<M: Machine> Module<M> {
     }
 
     /// The TD cannot run any more. The vCPU's epoch stays counted.
-    pub(crate) fn dead_td(&self, v: &Vcpu, reason: u64) -> GuestOutcome {
+    pub(crate) fn dead_td(&self, v: &Vcpu, reason: u64, qual: u64) -> GuestOutcome {
         self.tdr_wr(v.td.tdr, tdr::FATAL, 1);
         self.leave(v);
         GuestOutcome::Exit(Regs {
             rax: NON_RECOVERABLE_TD_NON_ACCESSIBLE | reason,
+            rcx: qual,
             ..Regs::default()
         })
     }

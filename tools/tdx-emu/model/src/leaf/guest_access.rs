@@ -83,7 +83,7 @@ impl<M: Machine> Module<M> {
     fn guest_access_at(&self, v: &Vcpu, pa: u64, write: Option<u64>) -> GuestOutcome {
         let Ok(value) = self.rd_checked(v.td.hkid, pa) else {
             // A machine check: the TD is lost.
-            return self.dead_td(v, 0);
+            return self.dead_td(v, 0, 0);
         };
         if let Some(new) = write {
             self.wr_sealed(v.td.hkid, pa, new);
