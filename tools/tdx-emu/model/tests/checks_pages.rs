@@ -10,7 +10,7 @@ use tdx_emu_model::pseudo::LockObj;
 use tdx_emu_model::regs::{leaf, leaf_name, op};
 use tdx_emu_model::sept::{self, State};
 use tdx_emu_model::status::*;
-use tdx_emu_model::Regs;
+use tdx_emu_model::{Outcome, Regs};
 
 const NONE: u64 = u64::MAX;
 const T4K: u64 = POOL + 0x8000;
@@ -54,6 +54,27 @@ fn check(what: &str, vm: &Vm, regs: Regs, want: u64) -> Regs {
         "{name}: {what}: a lock was left"
     );
     r
+}
+
+/// PAGE.ADD holds the TDR exclusively: an entry that is locked all the same is
+/// a broken module.
+#[test]
+fn add_at_a_locked_entry() {
+    let vm = Vm::building();
+    let entry = LockObj::SeptEntry {
+        tdr: TDR,
+        gpa: 0x9000,
+        level: 0,
+    };
+    vm.m.lock(entry, Mode::Exclusive, Side::Host).unwrap();
+    let mut add = Regs {
+        r9: SOURCE,
+        ..Regs::call3(leaf::MEM_PAGE_ADD, 0x9000, TDR, OUTSIDE)
+    };
+    let bad = vm.call(0, add);
+    assert_eq!(bad.rax, with_op(OPERAND_ADDR_RANGE_ERROR, op::R8));
+    add.r8 = T4K;
+    assert_eq!(vm.m.seamcall(0, &mut add), Outcome::VmFailInvalid);
 }
 
 /// RELOCATE's own rows and their order.

@@ -39,6 +39,10 @@ impl<M: Machine> Module<M> {
             return Err(with_op(OPERAND_INVALID, op::R9));
         }
         let page = self.page_explicit(target, op::R8, Mode::Exclusive, pt::NDA)?;
+        // Nobody else can be at the entry while the TDR is held exclusively.
+        if w.raw & sept::TDEL != 0 {
+            return self.fatal();
+        }
         // The source is shared memory: it is read as the host wrote it.
         let from = source & !self.config.hkid_mask();
         self.copy_page((0, from), (td.hkid, target))?;
