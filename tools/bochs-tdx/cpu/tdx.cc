@@ -167,6 +167,7 @@ void BX_CPP_AttrRegparmN(1) BX_CPU_C::TDCALL(bxInstruction_c *i)
   struct tdx_regs guest, host;
   Bit64u rip;
   tdx_get_regs(&guest);
+  tdx_tell(BX_CPU_THIS, BX_CPU_ID);
   switch (tdx_emu_tdcall(BX_CPU_ID, &guest, BX_CPU_THIS_PTR prev_rip, &host)) {
   case TDX_GUEST_EXIT:
     // All but TDG.VP.VMCALL are to be repeated.

@@ -59,6 +59,9 @@ void tdx_tlb_report(FILE *log);
 /* The port through which tests make calls fail. */
 void tdx_faults_init(void);
 
+/* Before what may be an exit of the guest. */
+void tdx_tell(BX_CPU_C *cpu, unsigned lp);
+
 /* Encrypted memory. */
 void tdx_views_init(Bit64u memory);
 void tdx_write_back(void);

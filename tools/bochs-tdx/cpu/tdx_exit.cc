@@ -86,7 +86,7 @@ void BX_CPU_C::tdx_inject_ve(Bit32u reason, Bit64u qualification, Bit64u gla, Bi
 }
 
 // Tells the model the guest's registers, for an exit at this instruction.
-static void tdx_tell(BX_CPU_C *cpu, unsigned lp)
+void tdx_tell(BX_CPU_C *cpu, unsigned lp)
 {
   struct tdx_regs guest;
   VMCS_CACHE *vm = &cpu->vmcs;

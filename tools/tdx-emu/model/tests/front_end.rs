@@ -227,6 +227,16 @@ fn interrupts_that_wait_are_visible() {
         vm.m.guest_save(LP, &Regs::default(), RIP, pending);
         vm.exit(0);
         assert_eq!(details().r8, pending.into());
+        // HLT by TDG.VP.VMCALL.
+        enter(&vm, Regs::default());
+        let halt = Regs {
+            rcx: 0xFC00,
+            r11: 12,
+            ..Regs::default()
+        };
+        vm.m.guest_save(LP, &halt, RIP, pending);
+        vm.m.tdcall(LP, &halt, RIP);
+        assert_eq!(details().r8, pending.into());
     }
 }
 

@@ -16,7 +16,8 @@ const NO_MAC: &[u8; 32] = b"EMULATED TDX MODULE: NO EVIDENCE";
 
 impl<M: Machine> Module<M> {
     /// TDCALL by the guest on `lp`, with its registers and the address of the
-    /// instruction.
+    /// instruction. A front end that has virtual interrupts tells by
+    /// [`Module::guest_save`] first whether one waits.
     ///
     /// After [`GuestOutcome::InGuest`] the guest goes on with what
     /// [`Module::guest_load`] tells.
@@ -24,7 +25,9 @@ impl<M: Machine> Module<M> {
         let Some(v) = self.vcpu_in(lp) else {
             return GuestOutcome::None;
         };
-        self.guest_save(lp, regs, rip, false);
+        // Whether an interrupt waits is what guest_save() was told last.
+        let pending = self.vget(&v, tdvps::INTR_PENDING) != 0;
+        self.guest_save(lp, regs, rip, pending);
         let leaf = regs.rax as u16;
         match leaf {
             _ if regs.rax >> 16 != 0 => self.answer(&v, leaf, with_op(OPERAND_INVALID, op::RAX)),
