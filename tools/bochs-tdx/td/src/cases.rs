@@ -1,8 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 //! The test cases.
 
+mod bind;
+mod calls;
 mod counters;
 pub mod faults;
+mod interrupts;
+mod life;
 mod moves;
 mod races;
 mod states;
@@ -47,13 +51,30 @@ pub type Case = fn(&Options, &mut Counters) -> io::Result<Outcome>;
 /// The cases in their order.
 pub const CASES: &[(&str, Case)] = &[
     ("capabilities", capabilities),
+    ("init_vm", life::init_vm),
+    ("vcpus", life::vcpus),
     ("boot", boot),
     ("exceptions", exceptions),
     ("private_memory", private_memory),
+    ("pre_fault", life::pre_fault),
     ("unaccepted_page", unaccepted_page),
     ("report", report),
     ("convert", convert),
     ("hypercalls", hypercalls),
+    ("fatal_error", calls::fatal_error),
+    ("port_io", calls::port_io),
+    ("mmio", calls::mmio),
+    ("msrs", calls::msrs),
+    ("cpuid", calls::cpuid),
+    ("user_space_calls", calls::user_space_calls),
+    ("map_gpa", calls::map_gpa),
+    ("unknown_calls", calls::unknown),
+    ("halt", interrupts::halt),
+    ("nmi", interrupts::nmi),
+    ("shutdown", interrupts::shutdown),
+    ("dead_vm", life::dead),
+    ("slots", life::slots),
+    ("binding", bind::binding),
     ("run", moves::run),
     ("move", moves::by_request),
     ("compact", moves::compact),

@@ -4,9 +4,10 @@
 //!
 //! ```text
 //! 0x0000_1000  PML4, PDPT, page directories         \  private, part of the
-//! 0x0000_8d00  IDT, GDTR, IDTR, GDT                 | measured image
+//! 0x0000_8f00  GDTR, IDTR, GDT                      | measured image
 //! 0x0000_9000  stacks, a page per vCPU              |
 //! 0x0000_d000  page directories of shared memory    |
+//! 0x0000_f000  IDT                                  |
 //! 0x0001_0000  code                                /
 //! 0x0010_0000  test memory, private until converted
 //! 0x8000_0000  control blocks, shared
@@ -27,6 +28,8 @@ extern "C" {
     static td_guest_boot: u8;
     static td_guest_main: u8;
     static td_guest_ve: u8;
+    static td_guest_interrupt: u8;
+    static td_guest_nmi: u8;
     static td_guest_end: u8;
 }
 
@@ -51,12 +54,15 @@ const CODE: u64 = 0x1_0000;
 const PML4: u64 = 0x1000;
 const PDPT: u64 = 0x2000;
 const PRIVATE_PD: u64 = 0x3000;
-const IDT: u64 = 0x8D00;
+const IDT: u64 = 0xF000;
 const GDT: u64 = 0x8F20;
 const GDTR: u64 = 0x8F00;
 const IDTR: u64 = 0x8F10;
 const SHARED_PD: u64 = 0xD000;
+const NMI_VECTOR: u64 = 2;
 const VE_VECTOR: u64 = 20;
+/// The vector that [`Field::Interrupts`] counts.
+pub const INTERRUPT_VECTOR: u64 = 0x40;
 
 /// What an address is multiplied by in `guest.s`.
 const CELL: u64 = 0x9E37_79B9_7F4A_7C15;
@@ -104,12 +110,16 @@ pub fn image() -> Vec<u8> {
         put(GDT + 8 * i as u64, entry);
     }
     put(GDTR, GDT << 16 | 23);
-    put(IDTR, IDT << 16 | (16 * (VE_VECTOR + 1) - 1));
-    let ve = CODE + (offset(&raw const td_guest_ve) - offset(&raw const td_guest_main)) as u64;
-    put(
-        IDT + 16 * VE_VECTOR,
-        ve & 0xFFFF | 8 << 16 | 0x8E00 << 32 | (ve >> 16) << 48,
-    );
+    put(IDTR, IDT << 16 | 0xFFF);
+    for (vector, handler) in [
+        (NMI_VECTOR, &raw const td_guest_nmi),
+        (VE_VECTOR, &raw const td_guest_ve),
+        (INTERRUPT_VECTOR, &raw const td_guest_interrupt),
+    ] {
+        let at = CODE + (offset(handler) - offset(&raw const td_guest_main)) as u64;
+        let gate = at & 0xFFFF | 8 << 16 | 0x8E00 << 32 | (at >> 16) << 48;
+        put(IDT + 16 * vector, gate);
+    }
     let main = &code()[offset(&raw const td_guest_main)..];
     image[CODE as usize..][..main.len()].copy_from_slice(main);
     image
@@ -160,6 +170,10 @@ pub enum Command {
     Spin,
     /// TDG.MR.REPORT.
     Report,
+    /// Any TDG.VP.VMCALL.
+    CallHost,
+    /// An exception without a handler.
+    ShutDown,
 }
 
 /// Fields of a control block; `guest.s` has the same offsets.
@@ -188,6 +202,20 @@ pub enum Field {
     Reason = 0x68,
     Cells = 0x70,
     Address = 0x78,
+    /// Registers that [`Command::CallHost`] passes...
+    R12 = 0x80,
+    R13 = 0x88,
+    R14 = 0x90,
+    R15 = 0x98,
+    /// ... and those that come back.
+    Back10 = 0xA0,
+    Back11 = 0xA8,
+    Back12 = 0xB0,
+    Back13 = 0xB8,
+    Back14 = 0xC0,
+    Back15 = 0xC8,
+    Interrupts = 0xD0,
+    Nmis = 0xD8,
 }
 
 /// The control block of one vCPU.

@@ -50,7 +50,7 @@ td_guest_main:
 	mov	rdi, [rbp + 0x08]
 	mov	rsi, [rbp + 0x10]
 	mov	rdx, [rbp + 0x18]
-	cmp	rax, 11
+	cmp	rax, 13
 	ja	.Ldone
 	lea	rbx, [rip + .Lcommands]
 	movsxd	rax, dword ptr [rbx + rax * 4]
@@ -70,6 +70,8 @@ td_guest_main:
 	.long	.Lwrite - .Lcommands
 	.long	.Lspin - .Lcommands
 	.long	.Lreport - .Lcommands
+	.long	.Lcall_host - .Lcommands
+	.long	.Lshut_down - .Lcommands
 
 .Lvmcall:
 	xor	eax, eax
@@ -242,6 +244,63 @@ td_guest_main:
 	.byte	0x66, 0x0f, 0x01, 0xcc
 	jmp	.Lresult
 
+# Command::CallHost: TDG.VP.VMCALL with r10 = rdi, r11 = rsi and the rest from the
+# control block, which gets what the host answers. Takes interrupts meanwhile if
+# rdx is set.
+.Lcall_host:
+	mov	r10, rdi
+	mov	r11, rsi
+	mov	r12, [rbp + 0x80]
+	mov	r13, [rbp + 0x88]
+	mov	r14, [rbp + 0x90]
+	mov	r15, [rbp + 0x98]
+	xor	eax, eax
+	mov	ecx, 0xfc00
+	test	edx, edx
+	jz	.Lcall_now
+	sti
+.Lcall_now:
+	.byte	0x66, 0x0f, 0x01, 0xcc
+	nop					# time for what has come meanwhile
+	nop
+	nop
+	nop
+	cli
+	mov	[rbp + 0xa0], r10
+	mov	[rbp + 0xa8], r11
+	mov	[rbp + 0xb0], r12
+	mov	[rbp + 0xb8], r13
+	mov	[rbp + 0xc0], r14
+	mov	[rbp + 0xc8], r15
+	jmp	.Lresult
+
+# Command::ShutDown: an exception without a handler.
+.Lshut_down:
+	ud2
+
+# Interrupt: counts it, writes EOI.
+.balign 16
+.globl td_guest_interrupt
+td_guest_interrupt:
+	push	rax
+	push	rcx
+	push	rdx
+	inc	qword ptr [rbp + 0xd0]
+	mov	ecx, 0x80b
+	xor	eax, eax
+	xor	edx, edx
+	wrmsr
+	pop	rdx
+	pop	rcx
+	pop	rax
+	iretq
+
+.balign 16
+.globl td_guest_nmi
+td_guest_nmi:
+	inc	qword ptr [rbp + 0xd8]
+	iretq
+
 # Virtualization exception: counts it, then accepts the page or skips the
 # instruction.
 .balign 16
@@ -260,6 +319,8 @@ td_guest_ve:
 	mov	[rbp + 0x78], r9		# address
 	cmp	ecx, 48
 	jne	.Lskip
+	bt	r9, 47				# MMIO in shared memory
+	jc	.Lskip
 	mov	rcx, r9
 	and	rcx, -4096
 	mov	eax, 6

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Makes TDs with KVM's own ioctls and tests what happens to their memory.
 //!
-//! `td-test kvm|privmemfd|moves|faults|lost|harm [MiB] [vCPUs] [moves]`; the output is KTAP,
-//! followed by one line `td-test: {...}` of counters. In `faults` and `lost` calls of
-//! the TDX module fail, `harm` does what no host may do.
+//! `td-test kvm|privmemfd|moves|faults|lost|harm [MiB] [vCPUs] [moves] [case...]`; the
+//! output is KTAP, followed by one line `td-test: {...}` of counters. In `faults` and
+//! `lost` calls of the TDX module fail, `harm` does what no host may do.
 
 mod cases;
 mod guest;
@@ -15,7 +15,7 @@ use std::process::ExitCode;
 use cases::{faults, Case, Options, CASES, HARMFUL, MOVES};
 use vm::Provider;
 
-fn options() -> Option<(Options, &'static [(&'static str, Case)])> {
+fn options() -> Option<(Options, Vec<(&'static str, Case)>)> {
     let mut args = std::env::args().skip(1);
     let (provider, cases) = match args.next()?.as_str() {
         "kvm" => (Provider::Kvm, CASES),
@@ -33,12 +33,17 @@ fn options() -> Option<(Options, &'static [(&'static str, Case)])> {
         vcpus: number(1)?,
         moves: number(4)?,
     };
-    Some((options, cases))
+    let names: Vec<_> = args.collect();
+    let wanted = |name| names.is_empty() || names.iter().any(|n| n == name);
+    let cases = cases.iter().copied().filter(|(name, _)| wanted(*name));
+    Some((options, cases.collect()))
 }
 
 fn main() -> ExitCode {
     let Some((options, cases)) = options() else {
-        eprintln!("usage: td-test kvm|privmemfd|moves|faults|lost|harm [MiB] [vCPUs] [moves]");
+        eprintln!(
+            "usage: td-test kvm|privmemfd|moves|faults|lost|harm [MiB] [vCPUs] [moves] [case...]"
+        );
         return ExitCode::from(2);
     };
     println!("KTAP version 1\n1..{}", cases.len());

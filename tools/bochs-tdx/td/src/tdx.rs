@@ -16,20 +16,35 @@ const KVM_MEMORY_ENCRYPT_OP: libc::c_ulong = 0xC008_AEBA;
 /// `enum kvm_tdx_cmd_id`.
 #[derive(Debug, Clone, Copy)]
 #[repr(u32)]
-enum Id {
+#[allow(missing_docs)]
+pub enum Id {
     Capabilities = 0,
     InitVm = 1,
     InitVcpu = 2,
     InitMemRegion = 3,
     FinalizeVm = 4,
+    GetCpuid = 5,
 }
 
+#[derive(Debug, Default)]
 #[repr(C)]
-struct Cmd {
-    id: u32,
-    flags: u32,
-    data: u64,
-    hw_error: u64,
+pub struct Cmd {
+    /// [`Id`], or something else.
+    pub id: u32,
+    pub flags: u32,
+    pub data: u64,
+    pub hw_error: u64,
+}
+
+/// KVM_MEMORY_ENCRYPT_OP as it is.
+pub fn raw(fd: &impl AsRawFd, cmd: &mut Cmd) -> io::Result<()> {
+    // SAFETY: the kernel reads and writes `cmd` and, through `data`, what the
+    // callers own for the call.
+    let r = unsafe { libc::ioctl(RawFd::from(fd.as_raw_fd()), KVM_MEMORY_ENCRYPT_OP, cmd) };
+    if r >= 0 {
+        return Ok(());
+    }
+    Err(io::Error::last_os_error())
 }
 
 fn op(fd: &impl AsRawFd, id: Id, flags: u32, data: u64) -> io::Result<()> {
@@ -39,28 +54,20 @@ fn op(fd: &impl AsRawFd, id: Id, flags: u32, data: u64) -> io::Result<()> {
         data,
         hw_error: 0,
     };
-    // SAFETY: the kernel reads and writes `cmd` and, through `data`, what the
-    // callers below own for the call.
-    let r = unsafe {
-        libc::ioctl(
-            RawFd::from(fd.as_raw_fd()),
-            KVM_MEMORY_ENCRYPT_OP,
-            &raw mut cmd,
-        )
-    };
-    if r >= 0 {
-        return Ok(());
-    }
-    let e = io::Error::last_os_error();
-    let text = format!("{id:?}: {e}, SEAMCALL status {:#x}", cmd.hw_error);
-    Err(io::Error::new(e.kind(), text))
+    raw(fd, &mut cmd).map_err(|e| {
+        let text = format!("{id:?}: {e}, SEAMCALL status {:#x}", cmd.hw_error);
+        io::Error::new(e.kind(), text)
+    })
 }
 
+/// `struct kvm_cpuid2` with room for entries.
 #[repr(C)]
-struct Cpuid {
-    nent: u32,
+pub struct Cpuid {
+    /// Entries in use.
+    pub nent: u32,
     padding: u32,
-    entries: [kvm_cpuid_entry2; MAX_CPUID],
+    /// The entries.
+    pub entries: [kvm_cpuid_entry2; MAX_CPUID],
 }
 
 /// `struct kvm_tdx_capabilities`.
@@ -91,27 +98,54 @@ impl Capabilities {
     }
 }
 
+/// `struct kvm_tdx_init_vm`.
 #[repr(C)]
-struct InitVm {
-    attributes: u64,
-    xfam: u64,
+pub struct InitVm {
+    /// TD attributes.
+    pub attributes: u64,
+    /// Extended features.
+    pub xfam: u64,
     mr: [u64; 18],
-    reserved: [u64; 12],
-    cpuid: Cpuid,
+    /// Has to be 0.
+    pub reserved: [u64; 12],
+    /// CPUID values.
+    pub cpuid: Cpuid,
 }
 
-/// KVM_TDX_INIT_VM: a TD with 48-bit guest physical addresses.
+impl InitVm {
+    /// A TD with 48-bit guest physical addresses.
+    pub fn new(attributes: u64, xfam: u64) -> Box<Self> {
+        // SAFETY: all fields are integers.
+        let mut init: Box<InitVm> = Box::new(unsafe { std::mem::zeroed() });
+        (init.attributes, init.xfam) = (attributes, xfam);
+        init.cpuid.nent = 1;
+        init.cpuid.entries[0] = kvm_cpuid_entry2 {
+            function: 0x8000_0008,
+            eax: 48 << 16,
+            ..Default::default()
+        };
+        init
+    }
+}
+
+/// KVM_TDX_INIT_VM.
 pub fn init_vm(vm: &impl AsRawFd, attributes: u64, xfam: u64) -> io::Result<()> {
+    let mut init = InitVm::new(attributes, xfam);
+    op(vm, Id::InitVm, 0, &raw mut *init as u64)
+}
+
+/// KVM_TDX_GET_CPUID, with room for `room` entries.
+pub fn get_cpuid(vcpu: &impl AsRawFd, room: u32) -> io::Result<Box<Cpuid>> {
     // SAFETY: all fields are integers.
-    let mut init: Box<InitVm> = Box::new(unsafe { std::mem::zeroed() });
-    (init.attributes, init.xfam) = (attributes, xfam);
-    init.cpuid.nent = 1;
-    init.cpuid.entries[0] = kvm_cpuid_entry2 {
-        function: 0x8000_0008,
-        eax: 48 << 16,
+    let mut cpuid: Box<Cpuid> = Box::new(unsafe { std::mem::zeroed() });
+    cpuid.nent = room.min(MAX_CPUID as u32);
+    let mut cmd = Cmd {
+        id: Id::GetCpuid as u32,
+        data: &raw mut *cpuid as u64,
         ..Default::default()
     };
-    op(vm, Id::InitVm, 0, &raw mut *init as u64)
+    raw(vcpu, &mut cmd)?;
+    Ok(cpuid)
 }
 
 /// KVM_TDX_INIT_VCPU; `rcx` is what the vCPU starts with in RCX and R8.
@@ -119,11 +153,14 @@ pub fn init_vcpu(vcpu: &impl AsRawFd, rcx: u64) -> io::Result<()> {
     op(vcpu, Id::InitVcpu, 0, rcx)
 }
 
+/// `struct kvm_tdx_init_mem_region`.
+#[derive(Debug, Clone, Copy)]
 #[repr(C)]
-struct MemRegion {
-    source: u64,
-    gpa: u64,
-    pages: u64,
+#[allow(missing_docs)]
+pub struct MemRegion {
+    pub source: u64,
+    pub gpa: u64,
+    pub pages: u64,
 }
 
 /// A page as KVM wants the source of an image.

@@ -25,6 +25,7 @@ const KVM_HC_MAP_GPA_RANGE: u64 = 12;
 /// `KVM_MAP_GPA_RANGE_ENCRYPTED`.
 const TO_PRIVATE: u64 = 1 << 4;
 const X2APIC: u32 = 1 << 21;
+const KVM_EXIT_TDX: u32 = 40;
 
 fn os(e: vmm_sys_util::errno::Error) -> io::Error {
     io::Error::from_raw_os_error(e.errno())
@@ -77,12 +78,27 @@ pub fn vm_types() -> io::Result<u64> {
     u64::try_from(r).map_err(|_| io::Error::last_os_error())
 }
 
+fn new_memory(provider: Provider, vm: &VmFd, size: u64) -> io::Result<Memory> {
+    if provider == Provider::Privmemfd {
+        return Ok(Memory::Privmemfd(movable(size)?));
+    }
+    let fd = vm
+        .create_guest_memfd(kvm_create_guest_memfd {
+            size,
+            ..Default::default()
+        })
+        .map_err(os)?;
+    // SAFETY: KVM just made this descriptor for us.
+    Ok(Memory::Kvm(unsafe { OwnedFd::from_raw_fd(fd) }))
+}
+
 /// A TD that is ready to run.
 pub struct Td {
     // Dropped in this order: KVM lets go of private memory while it has the
     // TD's key.
     vcpus: Vec<Vcpu>,
-    vm: Arc<VmFd>,
+    /// The VM.
+    pub vm: Arc<VmFd>,
     /// Its private memory: byte N is guest address N, the last page is the
     /// reset page.
     pub memory: Memory,
@@ -93,10 +109,36 @@ pub struct Td {
 
 /// One vCPU.
 pub struct Vcpu {
-    fd: VcpuFd,
+    /// Its file.
+    pub fd: VcpuFd,
+    /// How often user space was asked to convert memory.
+    pub map_exits: u64,
+    /// The errno that it answers the next time, if not 0.
+    pub map_refusal: u64,
     id: u64,
     vm: Arc<VmFd>,
     control: Arc<MmapRegion>,
+}
+
+/// `struct kvm_run.tdx`: a call that KVM leaves to user space.
+#[derive(Debug)]
+#[repr(C)]
+pub struct TdxExit {
+    flags: u64,
+    /// Leaf of TDG.VP.VMCALL.
+    pub nr: u64,
+    /// Status for the guest.
+    pub ret: u64,
+    /// Operands and results, by leaf.
+    pub data: [u64; 5],
+}
+
+/// Why a vCPU needs user space.
+#[derive(Debug)]
+#[allow(missing_docs)]
+pub enum Exit<'a> {
+    Kvm(VcpuExit<'a>),
+    Tdx(&'a mut TdxExit),
 }
 
 fn anonymous(size: u64) -> io::Result<Arc<MmapRegion>> {
@@ -119,6 +161,17 @@ fn set_private(vm: &VmFd, at: Range<u64>, private: bool) -> io::Result<()> {
     .map_err(os)
 }
 
+/// CPUID of a TD's vCPU, as far as it is KVM's.
+pub fn set_cpuid(kvm: &Kvm, vcpu: &VcpuFd) -> io::Result<()> {
+    let mut cpuid = kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).map_err(os)?;
+    for e in cpuid.as_mut_slice() {
+        if e.function == 1 {
+            e.ecx |= X2APIC;
+        }
+    }
+    vcpu.set_cpuid2(&cpuid).map_err(os)
+}
+
 impl Td {
     /// A TD with `size` bytes of memory at guest address 0, all private.
     pub fn new(provider: Provider, size: u64, vcpus: u64) -> io::Result<Self> {
@@ -129,6 +182,16 @@ impl Td {
 
     /// The same with the image in it, before it is finalized.
     pub fn not_finalized(provider: Provider, size: u64, vcpus: u64) -> io::Result<Self> {
+        Self::with_attributes(provider, size, vcpus, 0)
+    }
+
+    /// The same with TD attributes.
+    pub fn with_attributes(
+        provider: Provider,
+        size: u64,
+        vcpus: u64,
+        attributes: u64,
+    ) -> io::Result<Self> {
         assert!((1..=MAX_VCPUS).contains(&vcpus) && size > guest::MEMORY);
         let kvm = Kvm::new().map_err(os)?;
         let vm = Arc::new(kvm.create_vm_with_type(tdx::VM_TYPE).map_err(os)?);
@@ -143,21 +206,9 @@ impl Td {
             })
             .map_err(os)?;
         }
-        tdx::init_vm(&*vm, 0, 3)?;
+        tdx::init_vm(&*vm, attributes, 3)?;
         let file_size = size + 4096;
-        let memory = match provider {
-            Provider::Kvm => {
-                let fd = vm
-                    .create_guest_memfd(kvm_create_guest_memfd {
-                        size: file_size,
-                        ..Default::default()
-                    })
-                    .map_err(os)?;
-                // SAFETY: KVM just made this descriptor for us.
-                Memory::Kvm(unsafe { OwnedFd::from_raw_fd(fd) })
-            }
-            Provider::Privmemfd => Memory::Privmemfd(movable(file_size)?),
-        };
+        let memory = new_memory(provider, &vm, file_size)?;
         let mut td = Td {
             vcpus: Vec::new(),
             vm,
@@ -200,6 +251,17 @@ impl Td {
     }
 
     fn bind(&self, slot: u32, at: Range<u64>, offset: u64) -> io::Result<()> {
+        self.bind_file(slot, at, &self.memory, offset)
+    }
+
+    /// Gives the TD private memory from a file, all of it private.
+    pub fn bind_file(
+        &self,
+        slot: u32,
+        at: Range<u64>,
+        file: &Memory,
+        offset: u64,
+    ) -> io::Result<()> {
         self.region(kvm_userspace_memory_region2 {
             slot,
             flags: KVM_MEM_GUEST_MEMFD,
@@ -207,24 +269,37 @@ impl Td {
             memory_size: at.end - at.start,
             userspace_addr: self.shared.as_ptr() as u64 + offset,
             guest_memfd_offset: offset,
-            guest_memfd: self.memory.as_raw_fd() as u32,
+            guest_memfd: file.as_raw_fd() as u32,
             ..Default::default()
         })?;
         set_private(&self.vm, at, true)
     }
 
+    /// More private memory from where the TD's own is.
+    pub fn more_memory(&self, size: u64) -> io::Result<Memory> {
+        let provider = match self.memory {
+            Memory::Kvm(_) => Provider::Kvm,
+            Memory::Privmemfd(_) => Provider::Privmemfd,
+        };
+        new_memory(provider, &self.vm, size)
+    }
+
+    /// Takes a slot away.
+    pub fn unbind(&self, slot: u32) -> io::Result<()> {
+        self.region(kvm_userspace_memory_region2 {
+            slot,
+            ..Default::default()
+        })
+    }
+
     fn vcpu(&self, kvm: &Kvm, id: u64) -> io::Result<Vcpu> {
         let fd = self.vm.create_vcpu(id).map_err(os)?;
-        let mut cpuid = kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).map_err(os)?;
-        for e in cpuid.as_mut_slice() {
-            if e.function == 1 {
-                e.ecx |= X2APIC;
-            }
-        }
-        fd.set_cpuid2(&cpuid).map_err(os)?;
+        set_cpuid(kvm, &fd)?;
         tdx::init_vcpu(&fd, 0)?;
         Ok(Vcpu {
             fd,
+            map_exits: 0,
+            map_refusal: 0,
             id,
             vm: Arc::clone(&self.vm),
             control: Arc::clone(&self.control),
@@ -289,27 +364,55 @@ impl Vcpu {
 
     /// Runs a command to its end; the result is the guest's.
     pub fn command(&mut self, command: Command, args: [u64; 3]) -> io::Result<u64> {
+        self.command_with(command, args, |exit| Err(other(format!("{exit:?}"))))
+    }
+
+    /// The same, with someone who answers what the guest asks of the VMM.
+    pub fn command_with(
+        &mut self,
+        command: Command,
+        args: [u64; 3],
+        answer: impl FnMut(Exit<'_>) -> io::Result<()>,
+    ) -> io::Result<u64> {
         let c = self.control();
         c.set(Field::Command, command as u64);
         c.set(Field::Start, args[0]);
         c.set(Field::End, args[1]);
         c.set(Field::Step, args[2]);
         c.set(Field::Result, !0);
-        self.run()?;
+        self.run_with(answer)?;
         Ok(self.control().get(Field::Result))
     }
 
     /// Runs until the guest has done its command.
     pub fn run(&mut self) -> io::Result<()> {
+        self.run_with(|exit| Err(other(format!("{exit:?}"))))
+    }
+
+    fn run_with(&mut self, mut answer: impl FnMut(Exit<'_>) -> io::Result<()>) -> io::Result<()> {
         loop {
             match self.fd.run() {
                 Ok(VcpuExit::IoOut(guest::PORT, _)) => return Ok(()),
                 Ok(VcpuExit::Hypercall(h)) if h.nr == KVM_HC_MAP_GPA_RANGE => {
                     let at = h.args[0]..h.args[0] + 4096 * h.args[1];
-                    set_private(&self.vm, at, h.args[2] & TO_PRIVATE != 0)?;
-                    *h.ret = 0;
+                    let private = h.args[2] & TO_PRIVATE != 0;
+                    self.map_exits += 1;
+                    match std::mem::take(&mut self.map_refusal) {
+                        0 => set_private(&self.vm, at, private)?,
+                        errno => *h.ret = errno,
+                    }
                 }
-                Ok(exit) => return Err(other(format!("vCPU {}: {exit:?}", self.id))),
+                Ok(VcpuExit::Unsupported(KVM_EXIT_TDX)) => {
+                    let run = self.fd.get_kvm_run();
+                    // SAFETY: KVM says that this is what the union holds, all of
+                    // which are plain numbers.
+                    let tdx = unsafe { &mut *(&raw mut run.__bindgen_anon_1).cast::<TdxExit>() };
+                    answer(Exit::Tdx(tdx))?;
+                }
+                Ok(exit) => {
+                    let id = self.id;
+                    answer(Exit::Kvm(exit)).map_err(|e| other(format!("vCPU {id}: {e}")))?;
+                }
                 Err(e) if e.errno() == libc::EINTR => {}
                 Err(e) if e.errno() == libc::EFAULT => {
                     let run = self.fd.get_kvm_run();

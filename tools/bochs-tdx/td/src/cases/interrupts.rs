@@ -1,0 +1,132 @@
+// SPDX-License-Identifier: GPL-2.0
+//! vCPUs that halt, what wakes them, and how one ends.
+
+use std::io;
+use std::sync::mpsc::{channel, RecvTimeoutError};
+use std::thread;
+use std::time::Duration;
+
+use kvm_bindings::kvm_msi;
+use kvm_ioctls::VcpuExit;
+
+use super::calls::{call, leaf};
+use super::{booted, check, equal, Counters, Options, Outcome};
+use crate::guest::{Command, Field, INTERRUPT_VECTOR};
+use crate::vm::{Exit, Td, Vcpu};
+
+const X2APIC_SPURIOUS: u64 = 0x80F;
+const X2APIC_COMMAND: u64 = 0x830;
+const ENABLED: u64 = 0x1FF;
+const NMI: u64 = 4 << 8;
+const AWHILE: Duration = Duration::from_millis(100);
+const PATIENCE: Duration = Duration::from_secs(20);
+const NEEDS_TWO: Outcome = Outcome::Skipped("needs two vCPUs");
+
+/// Halts `v` until something wakes it: nothing does before `wake`, which does.
+/// `blocked` is whether it takes no interrupts.
+fn halted(mut v: Vcpu, blocked: bool, wake: impl FnOnce() -> io::Result<()>) -> io::Result<Vcpu> {
+    let (done, halted) = channel();
+    let thread = thread::spawn(move || {
+        let c = v.control();
+        for (field, value) in [Field::R12, Field::R13]
+            .into_iter()
+            .zip([blocked.into(), 0])
+        {
+            c.set(field, value);
+        }
+        let r = v.command(Command::CallHost, [0, leaf::HLT, u64::from(!blocked)]);
+        // Nobody may be there any more.
+        let _ = done.send(r.map(|status| (v, status)));
+    });
+    let early = halted.recv_timeout(AWHILE);
+    let woken = wake();
+    let (v, status) = match early {
+        Err(RecvTimeoutError::Timeout) => halted
+            .recv_timeout(PATIENCE)
+            .map_err(|_| io::Error::other("a halted vCPU does not wake up"))??,
+        Ok(Err(e)) => return Err(e),
+        _ => return Err(io::Error::other("a vCPU does not halt")),
+    };
+    thread
+        .join()
+        .map_err(|_| io::Error::other("a vCPU's thread panicked"))?;
+    woken?;
+    equal("status of HLT", status, 0)?;
+    Ok(v)
+}
+
+fn send_ipi(from: &mut Vcpu, to: u64, what: u64) -> io::Result<()> {
+    let sent = call(from, leaf::WRMSR, [X2APIC_COMMAND, to << 32 | what, 0, 0])?;
+    equal("status of the interrupt command", sent[0], 0)
+}
+
+fn send_msi(td: &Td, to: u64) -> io::Result<()> {
+    let message = kvm_msi {
+        address_lo: 0xFEE0_0000 | (to as u32) << 12,
+        data: INTERRUPT_VECTOR as u32,
+        ..Default::default()
+    };
+    let delivered = td.vm.signal_msi(message).map_err(io::Error::other)?;
+    equal("vCPUs that got the message", delivered, 1)
+}
+
+/// A halted vCPU takes interrupts of another vCPU and of a device, and NMIs.
+pub fn halt(o: &Options, _: &mut Counters) -> io::Result<Outcome> {
+    let (td, mut vcpus) = booted(o)?;
+    if vcpus.len() < 2 {
+        return Ok(NEEDS_TWO);
+    }
+    let mut other = vcpus.remove(1);
+    let mut v = vcpus.remove(0);
+    let (id, count) = (v.id(), |field| td.control(0).get(field));
+    let on = call(&mut v, leaf::WRMSR, [X2APIC_SPURIOUS, ENABLED, 0, 0])?;
+    equal("status", on[0], 0)?;
+
+    v = halted(v, false, || send_ipi(&mut other, id, INTERRUPT_VECTOR))?;
+    equal("interrupts", count(Field::Interrupts), 1)?;
+    v = halted(v, false, || send_msi(&td, id))?;
+    equal("interrupts", count(Field::Interrupts), 2)?;
+
+    // Without interrupts: one that comes is taken later.
+    v = halted(v, true, || {
+        send_msi(&td, id)?;
+        thread::sleep(AWHILE);
+        equal("interrupts", count(Field::Interrupts), 2)?;
+        send_ipi(&mut other, id, NMI)
+    })?;
+    equal("NMIs", count(Field::Nmis), 1)?;
+    // It has not to wait for one then.
+    v.control().set(Field::R12, 0);
+    v.command(Command::CallHost, [0, leaf::HLT, 1])?;
+    equal("interrupts", count(Field::Interrupts), 3)?;
+    Ok(Outcome::Passed)
+}
+
+/// NMIs that come from user space while the vCPU does not run.
+pub fn nmi(o: &Options, _: &mut Counters) -> io::Result<Outcome> {
+    let (td, mut vcpus) = booted(o)?;
+    for v in &mut vcpus {
+        for n in 1..=3 {
+            v.fd.nmi().map_err(io::Error::other)?;
+            v.command(Command::Info, [0; 3])?;
+            equal("NMIs", td.control(v.id()).get(Field::Nmis), n)?;
+        }
+    }
+    Ok(Outcome::Passed)
+}
+
+/// A triple fault ends a vCPU; the others go on.
+pub fn shutdown(o: &Options, _: &mut Counters) -> io::Result<Outcome> {
+    let (_td, mut vcpus) = booted(o)?;
+    let mut last = vcpus.remove(0);
+    let mut seen = false;
+    let end = last.command_with(Command::ShutDown, [0; 3], |exit| {
+        seen |= matches!(exit, Exit::Kvm(VcpuExit::Shutdown));
+        Err(io::Error::other("the end"))
+    });
+    check(end.is_err() && seen, || format!("no shutdown: {end:?}"))?;
+    for v in &mut vcpus {
+        equal("TDG.VP.INFO", v.command(Command::Info, [0; 3])?, 0)?;
+    }
+    Ok(Outcome::Passed)
+}
