@@ -5,6 +5,7 @@ mod bind;
 mod calls;
 mod counters;
 pub mod faults;
+mod finalize;
 mod interrupts;
 mod life;
 mod moves;
@@ -81,6 +82,7 @@ pub const CASES: &[(&str, Case)] = &[
     ("offline", moves::offline),
     ("move_pending_pages", states::pending),
     ("move_before_finalize", states::not_finalized),
+    ("finalize_raced", finalize::raced),
     ("move_against_holes", races::holes),
     ("move_against_conversion", races::conversion),
     ("move_against_destruction", races::destruction),
