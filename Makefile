@@ -6,7 +6,7 @@ KDIR ?= /lib/modules/$(shell uname -r)/build
 export KSRC
 
 .DEFAULT_GOAL := module
-.PHONY: all module kvm-modules provision run test tdx-host bench lint mutations bisect doc clean help
+.PHONY: all module kvm-modules provision run test tdx-host tdx-coverage bench lint mutations bisect doc clean help
 
 # --- the module alone: needs nothing but a build tree of a kernel with Rust
 
@@ -51,7 +51,10 @@ run test bench:
 	@tools/vm/$@.sh
 
 tdx-host:
-	@tools/bochs-tdx/run.sh
+	@tools/bochs-tdx/run.sh $(if $(DEBUG),--debug)
+
+tdx-coverage:
+	@tools/bochs-tdx/coverage.sh
 
 lint:
 	@tools/lint/lint.sh
@@ -79,6 +82,9 @@ help:
 	@echo 'make run          a guest keeps its bytes while the host moves them: the whole show, in a VM'
 	@echo 'make test         every test, in a VM with a debug kernel; last line: N passed, N failed, N skipped'
 	@echo 'make tdx-host     TDs run by KVM itself on an emulated TDX host, while their pages move'
+	@echo 'make tdx-host DEBUG=1'
+	@echo '                  the same on the debug kernel'
+	@echo 'make tdx-coverage which lines of KVM and of our patches that executes'
 	@echo 'make bench        instructions per page of a move, beside ordinary memory (build/bench.json)'
 	@echo 'make lint         every checker'
 	@echo 'make mutations    breaks the TDX backend in every way, and sees that the tests notice'

@@ -82,7 +82,7 @@ def iso(options, initramfs, image):
         shutil.copyfile(source, root / name)
     # A triple fault ends Bochs, which has no other use for a reset.
     command_line = (
-        "console=ttyS0 panic=-1 quiet printk.time=1 log_buf_len=4M nokaslr reboot=t "
+        "console=ttyS0,115200 panic=-1 quiet printk.time=1 log_buf_len=4M nokaslr reboot=t "
         f"tsc=reliable kvm_intel.tdx=1 {options.append}"
     )
     (root / "isolinux.cfg").write_text(ISOLINUX.format(command_line=command_line))
@@ -115,10 +115,11 @@ def bochs(options, initramfs):
 def defaults(options):
     """What every script gets, as far as it is there."""
     kernel = Path(options.kernel)
+    stock = options.stock_kvm or kernel / "arch/x86/kvm"
     for source, place in (
         (kernel / "virt/lib/irqbypass.ko", "/modules/"),
-        (kernel / "arch/x86/kvm/kvm.ko", "/modules/stock-kvm/"),
-        (kernel / "arch/x86/kvm/kvm-intel.ko", "/modules/stock-kvm/"),
+        (stock / "kvm.ko", "/modules/stock-kvm/"),
+        (stock / "kvm-intel.ko", "/modules/stock-kvm/"),
         (options.bochs / "td-test", "/tests/"),
         (HERE / "tdx-guest.sh", "/lib/tdx.sh"),
     ):
@@ -130,12 +131,14 @@ def main():
     parser = argparse.ArgumentParser(add_help=False)
     parser.add_argument("--plain", action="store_true", help="do not encrypt TD memory")
     parser.add_argument("--bochs", required=True, type=Path, help="what build.sh printed")
+    parser.add_argument("--stock-kvm", type=Path, help="take the kernel's KVM modules from there")
     mine, rest = parser.parse_known_args()
     parse = vm.parse
 
     def parse_all():
         options = parse()
         options.bochs, options.plain = mine.bochs.resolve(), mine.plain
+        options.stock_kvm = mine.stock_kvm
         defaults(options)
         return options
 

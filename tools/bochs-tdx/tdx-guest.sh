@@ -3,8 +3,17 @@
 #
 # For the jobs on the emulated TDX host: `. /lib/tdx.sh`.
 
+# save_counters: brings back how often KVM's modules have executed their lines.
+save_counters() {
+	gzip -c /sys/kernel/debug/count >/out/count.gz
+}
+
 # load_tdx DIR: KVM with TDX, unless it is built in; says what the kernel found.
 load_tdx() {
+	if [ -e /modules/count.ko ]; then
+		insmod /modules/count.ko || return 1
+		trap save_counters EXIT
+	fi
 	[ ! -e /modules/irqbypass.ko ] || insmod /modules/irqbypass.ko || return 1
 	[ ! -e "$1/kvm.ko" ] || insmod "$1/kvm.ko" || return 1
 	[ ! -e "$1/kvm-intel.ko" ] || insmod "$1/kvm-intel.ko" tdx=1 || return 1
