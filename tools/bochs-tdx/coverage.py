@@ -102,13 +102,14 @@ def changed(old, new):
 
 
 def read_reasons(path):
-    """FILE: CODE => REASON, one to a line."""
+    """FILE FUNCTION: CODE => REASON, one to a line."""
     reasons = {}
     for line in path.read_text().splitlines():
         if line.strip() and not line.startswith("#"):
             place, _, reason = line.partition(" => ")
-            name, _, code = place.partition(": ")
-            reasons[name, code.strip()] = reason
+            where, _, code = place.partition(": ")
+            name, _, function = where.partition(" ")
+            reasons[name, function, code.strip()] = reason
     return reasons
 
 
@@ -128,13 +129,14 @@ def missed(lines, name, numbers, reasons, used):
     found = []
     for number in sorted(n for n in numbers if lines.counts[name][n] == 0):
         code = re.sub(r"\s+", " ", source[number - 1].strip())
-        key = (name, code)
+        function = lines.function_at(name, number)
+        key = (name, function, code)
         used.add(key)
         found.append(
             {
                 "file": name,
                 "line": number,
-                "function": lines.function_at(name, number),
+                "function": function,
                 "code": code,
                 "reason": reasons.get(key),
             }
@@ -185,7 +187,7 @@ def main():
         print(f"  {line['file']}:{line['line']} {line['function']}: {line['code']}")
         print(f"      {line['reason'] or 'NO REASON'}")
     unknown = sum(not line["reason"] for line in not_executed)
-    stale = [f"{name}: {code}" for name, code in reasons if (name, code) not in used]
+    stale = ["{} {}: {}".format(*key) for key in reasons if key not in used]
     for line in stale:
         print(f"executed, though {reasons_file.name} has it: {line}")
     if unknown:

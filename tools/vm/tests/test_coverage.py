@@ -72,8 +72,8 @@ class Series(unittest.TestCase):
         self.assertEqual(coverage.changed(self.path / "none", new), {1, 2})
 
     def test_reasons(self):
-        path = self.write("reasons", "# a comment\n\na/b.c: if (x) => y > z\n")
-        self.assertEqual(coverage.read_reasons(path), {("a/b.c", "if (x)"): "y > z"})
+        path = self.write("reasons", "# a comment\n\na/b.c f: if (x) => y > z\n")
+        self.assertEqual(coverage.read_reasons(path), {("a/b.c", "f", "if (x)"): "y > z"})
 
 
 if __name__ == "__main__":

@@ -113,6 +113,20 @@ pub fn binding(o: &Options, _: &mut Counters) -> io::Result<Outcome> {
     let foreign = other.bind_file(6, HERE, &shared, 0);
     refused("memory of another TD", foreign, libc::EBUSY)?;
 
+    // Files that are no private memory, or not this VM's.
+    let nothing = Memory::Kvm(std::fs::File::open("/dev/null")?.into());
+    refused(
+        "no memory",
+        td.bind_file(6, THERE, &nothing, 0),
+        libc::EINVAL,
+    )?;
+    let fixed = create(&other.vm, 0)?;
+    fixed.allocate(0..SIZE)?;
+    fixed.punch_hole(0..SIZE)?;
+    let fixed = Memory::Privmemfd(fixed);
+    let foreign = td.bind_file(6, THERE, &fixed, 0);
+    refused("KVM's own file of another VM", foreign, libc::EINVAL)?;
+
     let kvm = Kvm::new().map_err(io::Error::other)?;
     let new = |kind| kvm.create_vm_with_type(kind).map_err(io::Error::other);
     let ordinary = new(DEFAULT_VM)?;
@@ -121,22 +135,27 @@ pub fn binding(o: &Options, _: &mut Counters) -> io::Result<Outcome> {
         create(&ordinary, MOVABLE),
         libc::EINVAL,
     )?;
+    for flags in [0, MMAP] {
+        create(&ordinary, flags)?;
+    }
+    let foreign = bind_to(&ordinary, &td, &own);
+    refused("to a VM that cannot", foreign, libc::EOPNOTSUPP)?;
     let protected = new(SW_PROTECTED_VM)?;
     let foreign = bind_to(&protected, &td, &shared);
     refused("memory of a TD", foreign, libc::EBUSY)?;
     // Memory that no TD has moves by a copy.
-    let plain = movable(SIZE)?;
-    plain.allocate(0..SIZE)?;
+    let plain = movable(2 * SIZE)?;
+    plain.allocate(0..2 * SIZE)?;
     let plain = Memory::Privmemfd(plain);
     bind_to(&protected, &td, &plain)?;
-    moved(&plain, PAGES)?;
+    moved(&plain, 2 * PAGES)?;
     let foreign = td.bind_file(6, THERE, &plain, 0);
     refused("memory of a VM that is no TD", foreign, libc::EBUSY)?;
     drop(protected);
     // It is free again.
     td.bind_file(6, THERE, &plain, 0)?;
     use_memory(first, &THERE)?;
-    moved(&plain, PAGES)?;
+    moved(&plain, 2 * PAGES)?;
     verify(first, &THERE)?;
     verify(first, &HERE)?;
     Ok(Outcome::Passed)
