@@ -6,7 +6,8 @@ The kernel's console (ttyS0) goes to OUT/console.log. The script's output
 (ttyS1) is copied to standard output and OUT/job.log while it runs; when the script ends the
 guest sends its exit status and the content of its /out over the same line,
 behind a marker that holds a random word, and the folder is unpacked into OUT.
-OUT/dmesg.log is always among it.
+OUT/dmesg.log is always among it. With --vm-exits QEMU logs every VMRUN and every VM
+exit (code, info 1, info 2, RIP) to OUT/vm-exits.log.
 
 Exit status: the script's own; 124 if it ran out of time; 125 if the machine
 itself failed (panic, hang, no boot), after the end of the console.
@@ -147,6 +148,9 @@ def qemu(options, initramfs):
     emulation = ["-accel", "tcg,thread=multi"]
     if options.instructions:
         emulation = ["-accel", "tcg,thread=single", "-icount", "shift=0,sleep=off"]
+    if options.vm_exits:
+        # The filter keeps the instructions out that -d in_asm is there for.
+        emulation += ["-d", "in_asm", "-dfilter", "0x1+0x1", "-D", f"{options.out}/vm-exits.log"]
     return [
         "qemu-system-x86_64", *emulation, "-cpu", "EPYC,+svm,+npt",
         "-smp", str(options.cpus), "-m", options.memory,
@@ -244,6 +248,7 @@ def parse():
         "--instructions", action="store_true",
         help="the clock counts instructions, one a nanosecond, on one CPU after the other",
     )  # fmt: skip
+    parser.add_argument("--vm-exits", action="store_true", help="log what nested guests enter and leave")
     parser.add_argument("--append", default="", help="more of the kernel command line")
     parser.add_argument("--timeout", default=300, type=int, help="seconds the script may take")
     parser.add_argument("--out", required=True, type=Path, help="folder for logs and files")
