@@ -18,10 +18,10 @@ from pathlib import Path
 # Calls that give a page to the module, and that take one back.
 GIVEN = ("MNG.CREATE", "MNG.ADDCX", "VP.CREATE", "VP.ADDCX", "MEM.SEPT.ADD", "MEM.PAGE.ADD", "MEM.PAGE.AUG")
 TAKEN = ("PHYMEM.PAGE.RECLAIM", "MEM.PAGE.REMOVE")
-# Statuses that are no failures: busy (retried), vCPU not associated, nothing to
-# write back. Leaves that no module of this version has: the shutdown of a newer
+# Statuses that are no failures: busy and interrupted (both retried), vCPU not
+# associated, nothing to write back, no such CPUID leaf (KVM asks for each). Leaves that no module of this version has: the shutdown of a newer
 # one by the kernel, and privmemfd.ko's question whether there is a module.
-HARMLESS = {0x80000200, 0x80000702, 0x00000821}
+HARMLESS = {0x80000200, 0x80000003, 0x80000702, 0x00000821, 0xC0000C00}
 UNKNOWN_LEAVES = {"LEAF69", "LEAF65535"}
 # What calls of the fault plan may lead to: a page that is given back before there
 # is a new epoch, and, of a lost TD, KVM's attempts to take back what stays blocked
