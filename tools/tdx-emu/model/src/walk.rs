@@ -99,14 +99,18 @@ impl<M: Machine> Module<M> {
         (self.tdcs_rd(td, tdcs::EPTP) >> 3 & 7) as u8
     }
 
-    /// Whether `gpa` is a private address of the TD.
-    pub(crate) fn is_private(&self, td: &Td, gpa: u64) -> bool {
-        let width = if self.tdcs_rd(td, tdcs::GPAW) != 0 {
+    /// Position of the bit that makes an address of the TD a shared one.
+    pub(crate) fn shared_bit(&self, td: &Td) -> u32 {
+        if self.tdcs_rd(td, tdcs::GPAW) != 0 {
             51
         } else {
             47
-        };
-        gpa >> width == 0
+        }
+    }
+
+    /// Whether `gpa` is a private address of the TD.
+    pub(crate) fn is_private(&self, td: &Td, gpa: u64) -> bool {
+        gpa >> self.shared_bit(td) == 0
     }
 
     /// Root table and top level of a VM's S-EPT.

@@ -164,6 +164,26 @@ fn accept_rows() {
 }
 
 #[test]
+fn violations_beyond_the_guest_address_width() {
+    let vm = Vm::running();
+    for (gpa, ext) in [(1 << 63, 0), (1 << 63 | 0x4000, 6), (1 << 47 | 0x4000, 0)] {
+        vm.enter(0);
+        let event = GuestEvent::EptViolation {
+            gpa,
+            qual: 2,
+            rip_adv: 64,
+        };
+        match vm.m.guest_event(1, event) {
+            GuestOutcome::Exit(r) => assert_eq!((r.rax, r.rdx, r.r8), (48, ext, gpa)),
+            o => assert_eq!((o, ext), (GuestOutcome::VirtException, 6)),
+        }
+        if vm.m.in_guest(1).is_some() {
+            vm.exit(0);
+        }
+    }
+}
+
+#[test]
 fn exit_of_a_dead_td() {
     let vm = Vm::running();
     vm.enter(0);

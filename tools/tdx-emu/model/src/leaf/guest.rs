@@ -322,7 +322,8 @@ impl<M: Machine> Module<M> {
 
     fn ept_violation(&self, v: &Vcpu, gpa: u64, qual: u64) -> GuestOutcome {
         let mut ext = 0;
-        if self.is_private(&v.td, gpa) {
+        // Of what the CPU reports, only the SHARED bit counts.
+        if gpa >> self.shared_bit(&v.td) & 1 == 0 {
             let w = match self.walk(&v.td, 0, gpa, 0) {
                 Ok(w) => w,
                 Err(e) => return self.died(e),

@@ -154,13 +154,12 @@ impl<M: Machine> Module<M> {
         let td = &v.td;
         let posted = self.vget(&v, tdvps::PIN_CONTROLS) != 0;
         let eptp = self.tdcs_rd(td, tdcs::EPTP);
-        let gpaw = self.tdcs_rd(td, tdcs::GPAW) != 0;
         debug_assert_eq!(eptp & !0xFFF, self.tdcx(td, TDCX_SEPT_ROOT));
         Some(VcpuControls {
             tdr: td.tdr,
             tdvpr: v.tdvpr,
             hkid: td.hkid,
-            shared_bit: if gpaw { 51 } else { 47 },
+            shared_bit: self.shared_bit(td),
             eptp,
             shared_eptp: self.vget(&v, tdvps::SHARED_EPTP) | eptp & 0xFFF,
             posted_vector: self.vget(&v, tdvps::POSTED_VECTOR),
