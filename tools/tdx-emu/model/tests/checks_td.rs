@@ -243,6 +243,7 @@ fn vp_leaves() {
     );
     let state = Regs::call(26, new, 0x9120_0003_0000_0100);
     vm.ok(5, state);
+    assert_eq!(vm.ok(5, Regs::call(26, new, 0)).r8, HKID << 2, "VPID");
     want(&vm, "associated elsewhere", 3, state, VCPU_ASSOCIATED);
     let owner = LockObj::Pamt { hpa: TDR, level: 0 };
     vm.m.lock(owner, Mode::Exclusive, Side::Host).unwrap();

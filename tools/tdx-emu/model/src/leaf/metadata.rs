@@ -174,6 +174,8 @@ impl<M: Machine> Module<M> {
         }
         let debug = self.is_debug(td);
         let value = match (class, code) {
+            // VMCS: the VPID, made of the KeyID and the number of the VM.
+            (0x00, 0) => u64::from(td.hkid) << 2,
             // VCPU_STATE_DETAILS: bit 0 = a virtual interrupt is pending.
             (0x11, 0x100) => return Ok((self.vp_rd(td, tdvpr, tdvps::INTR_PENDING), NONE)),
             (0x10, 0..=3) => self.vp_rd(td, tdvpr, tdvps::GPRS + 8 * code),
