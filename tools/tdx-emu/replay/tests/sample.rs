@@ -9,13 +9,17 @@ use tdx_emu_model::Regs;
 use tdx_emu_replay::world::World;
 use tdx_emu_replay::{Options, Replayer};
 
-const SAMPLE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/vectors/sample.jsonl");
+const VECTORS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/vectors");
+
+fn add(r: &mut Replayer, name: &str) {
+    let path = format!("{VECTORS}/{name}");
+    let file = BufReader::new(File::open(path).expect("the recording is in the tree"));
+    r.file(name, file).expect("the recording is well formed");
+}
 
 fn replay(options: Options) -> Replayer {
     let mut r = Replayer::new(options);
-    let file = BufReader::new(File::open(SAMPLE).expect("the sample is in the tree"));
-    r.file("sample.jsonl", file)
-        .expect("the sample is well formed");
+    add(&mut r, "sample.jsonl");
     r
 }
 
@@ -25,6 +29,20 @@ fn sample_replays_without_a_difference() {
     assert_eq!(
         r.report.summary(),
         "467 passed, 0 failed, 0 skipped",
+        "{:#?}",
+        r.report.messages
+    );
+}
+
+/// Leaves, states and faults that the sample leaves out. It starts from the
+/// sample's preludes.
+#[test]
+fn more_recordings_replay_without_a_difference() {
+    let mut r = replay(Options::default());
+    add(&mut r, "extended.jsonl");
+    assert_eq!(
+        r.report.summary(),
+        "1137 passed, 0 failed, 0 skipped",
         "{:#?}",
         r.report.messages
     );
