@@ -151,6 +151,11 @@ check_shellcheck() {
 	scripts | sort -u | xargs shellcheck -x -P SCRIPTDIR
 }
 
+check_rst() {
+	python3 -c 'import docutils' 2>/dev/null || skip "no docutils (as root: apt-get install python3-docutils)"
+	"$TOP/tools/lint/rst.py" "$TOP"/Documentation/*.rst
+}
+
 check_uapi_header() {
 	local header language
 	for header in "$TOP"/include/uapi/linux/*.h; do
@@ -209,7 +214,7 @@ check_no_machine_paths() {
 
 CHECKS=(
 	rustfmt_module rustfmt_tools module_warnings test_module_warnings module_rustdoc clippy_tools rustdoc_tools
-	model td_test checkpatch patches shellcheck uapi_header no_unsafe layers file_length no_machine_paths
+	model td_test checkpatch patches shellcheck rst uapi_header no_unsafe layers file_length no_machine_paths
 )
 
 "$TOP/tools/build/provision.sh"
