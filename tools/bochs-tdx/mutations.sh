@@ -134,6 +134,8 @@ emulator "the TDX module forgets to flush for a new epoch" $model/epoch.rs \
 emulator "the CPU ignores the TDX module's INVEPT" tools/bochs-tdx/cpu/tdx.cc 's/tdx_tlb_invept\(lp, eptp\);//'
 kvm "KVM does not kick vCPUs" $relocate \
 	's/kvm_make_all_cpus_request\(tdx_relocation_to_kvm\(td\), KVM_REQ_OUTSIDE_GUEST_MODE\);/(void)td;/'
+kvm "KVM moves pages of a TD that is being built" $relocate \
+	's/mutex_trylock\(&kvm->slots_lock\);\n\+\t\tif \(!locked\)/mutex_trylock(&kvm->slots_lock);\n+\t\tif (false)/'
 module "no TRACK" $protocol 's/self\.settle\(\|\| self\.td\.track\(\)\)\.0/Verdict::Done/'
 module "no kick" $protocol 's/self\.td\.kick\(\);//'
 module "no WBINVD" $protocol 's/session\.settle\(\|\| td\.wbinvd\(nr\)\)\.0 != Verdict::Done/false/'

@@ -96,6 +96,7 @@ pub const MOVES: &[(&str, Case)] = &[
     ("move", moves::by_request),
     ("move_pending_pages", states::pending),
     ("move_before_finalize", states::not_finalized),
+    ("finalize_raced", finalize::raced),
     ("counters", counters::totals),
 ];
 
