@@ -87,7 +87,7 @@ help:
 	@echo 'make tdx-coverage which lines of KVM and of our patches that executes'
 	@echo 'make bench        instructions per page of a move, beside ordinary memory (build/bench.json)'
 	@echo 'make lint         every checker'
-	@echo 'make mutations    breaks the TDX backend in every way, and sees that the tests notice'
+	@echo 'make mutations    breaks the backend, KVM and the emulated host, and sees that the tests notice'
 	@echo "make bisect       each patch of the KVM series: builds, and passes KVM's own tests"
 	@echo 'make doc          the documentation of the code, and of the project if Sphinx is there'
 	@echo 'make KDIR=...     privmemfd.ko for a built kernel (default: the running one)'

@@ -201,7 +201,7 @@ check_file_length() {
 			echo "${file#"$TOP"/}: $lines lines, at most $LONGEST_FILE"
 			bad=1
 		fi
-	done < <(sources '*.rs' '*.c' '*.h' '*.py' '*.sh' | grep -v _generated)
+	done < <(sources '*.rs' '*.c' '*.cc' '*.h' '*.hh' '*.s' '*.S' '*.py' '*.sh' | grep -v _generated)
 	return "$bad"
 }
 

@@ -9,7 +9,7 @@ set -euo pipefail
 rm -f "$BUILD/bench.json"
 prepare plain
 # Instructions are the same on every machine and under any load.
-VM_OPTIONS=(--instructions)
+VM_OPTIONS+=(--instructions)
 say "booting a VM whose clock counts instructions"
 status=0
 boot bench "$BUILD/bench" 900 || status=$?

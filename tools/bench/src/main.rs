@@ -18,8 +18,10 @@ use report::{Report, Unit};
 
 /// Measure what moving and populating private memory costs.
 ///
-/// Each figure is the median over rounds in which the two sides of a ratio
-/// take turns, so that both see the same machine.
+/// What stands beside something else is the median over rounds in which the two
+/// sides take turns, so that both see the same machine; a ratio is the median of
+/// the rounds' ratios. What must not grow is the least of three rounds, and moving
+/// a TD's pages is done once: neither depends on --mib and --rounds.
 #[derive(Parser)]
 #[command(version)]
 struct Cli {
@@ -38,9 +40,14 @@ struct Cli {
 }
 
 fn run(cli: &Cli) -> anyhow::Result<Report> {
+    let unit = match cli.instructions {
+        true => Unit::Instructions,
+        false => Unit::Ns,
+    };
     let amount = Amount {
         mib: cli.mib,
         rounds: cli.rounds,
+        unit,
     };
     let mut notes = Vec::new();
     let mut pairs = measure::populate(amount, &mut notes)?;
@@ -50,10 +57,6 @@ fn run(cli: &Cli) -> anyhow::Result<Report> {
     let growth = measure::growth(amount, &mut notes)?;
     let tdx = measure::tdx(amount, &mut notes)?;
     let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-    let unit = match cli.instructions {
-        true => Unit::Instructions,
-        false => Unit::Ns,
-    };
     Ok(Report {
         kernel: release.trim().into(),
         unit,

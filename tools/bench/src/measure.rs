@@ -15,8 +15,11 @@ pub use tdx::tdx;
 
 use std::time::{Duration, Instant};
 
+
 use privmemctl::memory::MemoryMap;
 use selftests::fixtures::{MIB, PAGE};
+
+use crate::report::Unit;
 
 /// How much is measured.
 #[derive(Debug, Clone, Copy)]
@@ -25,6 +28,8 @@ pub struct Amount {
     pub mib: u64,
     /// Rounds.
     pub rounds: u64,
+    /// What the clock counts.
+    pub unit: Unit,
 }
 
 impl Amount {

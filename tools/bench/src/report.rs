@@ -7,7 +7,8 @@ use serde::Serialize;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Unit {
-    /// Instructions that the machine executed, on all its CPUs.
+    /// Instructions that the machine executed, on all its CPUs; where all of them
+    /// wait, the clock goes on to the next timer.
     Instructions,
     /// Nanoseconds.
     Ns,
@@ -86,8 +87,9 @@ pub struct Calls {
     pub seamcalls_per_page: f64,
     /// Times per page that vCPUs are made to leave the guest.
     pub kicks_per_page: f64,
-    /// Units per page without those that the emulated TDX module takes.
-    pub host_per_page: f64,
+    /// Instructions per page without those that the emulated TDX module takes; it
+    /// counts in no other unit.
+    pub host_per_page: Option<f64>,
 }
 
 /// All figures of a run.
@@ -144,9 +146,12 @@ impl Report {
             );
         }
         for c in &self.tdx {
+            let host = c.host_per_page.map_or(String::new(), |cost| {
+                format!(", {cost:.0} {unit} beside the TDX module's")
+            });
             println!(
-                "{:<42} {:.2} SEAMCALLs, {:.3} kicks, {:.0} {unit} per page beside the TDX module's",
-                c.name, c.seamcalls_per_page, c.kicks_per_page, c.host_per_page
+                "{:<42} {:.2} SEAMCALLs, {:.3} kicks{host}",
+                c.name, c.seamcalls_per_page, c.kicks_per_page
             );
         }
         for note in &self.notes {

@@ -37,6 +37,14 @@ fn populated(size: u64) -> anyhow::Result<PrivMemFd> {
     Ok(fd)
 }
 
+/// A VM with private memory of its own.
+fn other_vm() -> anyhow::Result<Vm> {
+    let vm = Vm::new(VmType::SwProtected)?;
+    let memory = populated(MIB)?;
+    vm.bind_private(1, PRIVATE_BASE..PRIVATE_BASE + MIB, memory.as_fd(), 0)?;
+    Ok(vm)
+}
+
 /// The file, and the number of VMs.
 pub fn growth(_: Amount, notes: &mut Notes) -> anyhow::Result<Vec<Growth>> {
     let mut files = Vec::new();
@@ -50,12 +58,15 @@ pub fn growth(_: Amount, notes: &mut Notes) -> anyhow::Result<Vec<Growth>> {
     let fd = populated(size)?;
     let mut vms = Vec::new();
     let mut points = Vec::new();
-    for count in VMS {
+    'more: for count in VMS {
         while vms.len() < count {
-            let vm = Vm::new(VmType::SwProtected)?;
-            let other = populated(MIB)?;
-            vm.bind_private(1, PRIVATE_BASE..PRIVATE_BASE + MIB, other.as_fd(), 0)?;
-            vms.push(vm);
+            match other_vm() {
+                Ok(vm) => vms.push(vm),
+                Err(e) => {
+                    notes.push(format!("no more than {} VMs: {e:#}", vms.len()));
+                    break 'more;
+                }
+            }
         }
         points.push((count as u64, cost(&fd, size)?));
     }

@@ -9,7 +9,7 @@ use selftests::tdx::emulator::{clear_counters, Counters};
 use selftests::tdx::Tdx;
 
 use super::{per_page, timed, Amount, Notes};
-use crate::report::Calls;
+use crate::report::{Calls, Unit};
 
 /// The leaves that moving a page takes.
 const LEAVES: [&str; 5] = [
@@ -29,6 +29,7 @@ fn kicks() -> anyhow::Result<u64> {
 
 fn measured(
     name: &'static str,
+    unit: Unit,
     work: impl FnOnce() -> anyhow::Result<u64>,
 ) -> anyhow::Result<Calls> {
     clear_counters();
@@ -42,19 +43,24 @@ fn measured(
         pages,
         seamcalls_per_page: per(sum("calls")),
         kicks_per_page: per(kicks()? - before),
-        host_per_page: per_page(took, pages) - per(sum("cycles")),
+        host_per_page: match unit {
+            Unit::Instructions => Some(per_page(took, pages) - per(sum("cycles"))),
+            Unit::Ns => None,
+        },
     })
 }
 
 /// A range at once, then page by page, of a TD with a vCPU.
-pub fn tdx(_: Amount, notes: &mut Notes) -> anyhow::Result<Vec<Calls>> {
+pub fn tdx(amount: Amount, notes: &mut Notes) -> anyhow::Result<Vec<Calls>> {
     if !Path::new(tdhost::DEVICE).exists() {
         notes.push(format!("no {}: no TDs", tdhost::DEVICE));
         return Ok(Vec::new());
     }
     let td = Tdx::running(PAGES, 1);
-    let range = measured("a TD's range", || Ok(td.fd.move_range(td.all(), None)?))?;
-    let single = measured("a TD's pages one by one", || {
+    let range = measured("a TD's range", amount.unit, || {
+        Ok(td.fd.move_range(td.all(), None)?)
+    })?;
+    let single = measured("a TD's pages one by one", amount.unit, || {
         let each = td.all().step_by(PAGE as usize);
         each.map(|at| Ok(td.fd.move_range(at..at + PAGE, None)?))
             .sum()

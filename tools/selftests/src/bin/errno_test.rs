@@ -75,6 +75,13 @@ fn failing_copies_give_ehwpoison() {
     guest.fill();
     let before = fd.pages(0..MIB).unwrap();
 
+    struct Reset;
+    impl Drop for Reset {
+        fn drop(&mut self) {
+            let _ = fs::write(COPIES, "0");
+        }
+    }
+    let _reset = Reset;
     fs::write(COPIES, "3").unwrap();
     let e = fd.move_range(0..MIB, None).unwrap_err();
     assert_eq!(fs::read_to_string(COPIES).unwrap().trim(), "0");
