@@ -14,9 +14,10 @@ say "documentation of the module"
 say "documentation of the programs"
 cargo_tools doc --workspace --no-deps --quiet
 ln -sfn "../cargo/$TARGET/doc" "$OUT/tools"
-if [ ! -f "$TOP/Documentation/conf.py" ]; then
-	say "Documentation/ has no conf.py: read it as text"
-elif command -v sphinx-build >/dev/null; then
+say "documentation of the TDX module model"
+(cd "$TOP/tools/tdx-emu" && cargo doc --quiet --locked --workspace --no-deps --target-dir "$BUILD/cargo-model")
+ln -sfn ../cargo-model/doc "$OUT/tdx-emu"
+if command -v sphinx-build >/dev/null; then
 	say "documentation of the project"
 	sphinx-build -q -W -b html "$TOP/Documentation" "$OUT/project"
 else
