@@ -113,15 +113,8 @@ case $release in
 *) die "$kdir holds Linux $release, $ksrc is $version" "give the source that the kernel was built from" ;;
 esac
 
-# The modules must come from the kernel's own compiler.
-if grep -q '^CONFIG_CC_IS_CLANG=y' "$kdir/.config"; then
-	build=(kmake "$kdir")
-	compiler=$("clang-$LLVM_VERSION" --version | head -n 1)
-else
-	build=(make -C "$kdir")
-	compiler=$(gcc --version | head -n 1)
-fi
-
+# Kept apart by compiler: they come from the kernel's own, see kmake.
+compiler=$(sed -n 's/^CONFIG_CC_VERSION_TEXT=//p' "$kdir/include/config/auto.conf")
 identity=$(key "$kdir/.config" "$release" "$ksrc" "$version" "$compiler" "$0" "${patches[@]}" "$*")
 out=$(realpath -m "${out:-$CACHE/kvm-$identity}")
 echo "$out"
@@ -167,7 +160,7 @@ include $(src)/Makefile.overlay
 KBUILD
 
 with_progress "KVM modules" 60 "$out/build.log" \
-	"${build[@]}" M="$overlay/arch/x86/kvm" -j"$(nproc)" "$@" modules ||
+	kmake "$kdir" M="$overlay/arch/x86/kvm" -j"$(nproc)" "$@" modules ||
 	die "the KVM modules do not build" "read $out/build.log"
 for m in "${wanted[@]}"; do
 	cp "$overlay/arch/x86/kvm/$m.ko" "$out/$m.ko"

@@ -85,11 +85,21 @@ bindgen_bin() {
 	fi
 }
 
-# kmake KERNEL_SOURCE ARGS...: make with this project's toolchain.
+# clang_of KDIR: version of the clang that a kernel was built with; nothing for gcc.
+clang_of() {
+	sed -n 's/^CONFIG_CC_VERSION_TEXT=.*clang version \([0-9]*\)\..*/\1/p' "$1/include/config/auto.conf"
+}
+
+# kmake DIR ARGS...: make in a kernel's source, with this project's toolchain, or in
+# a kernel's build folder, with the compiler that has built it.
 kmake() {
-	local src=$1
+	local src=$1 clang=$LLVM_VERSION llvm=()
 	shift
-	RUST_LIB_SRC=$CACHE/rust-src LIBCLANG_PATH=/usr/lib/llvm-$LLVM_VERSION/lib \
-		make -C "$src" LLVM="-$LLVM_VERSION" BINDGEN="$(bindgen_bin)" \
+	[ ! -f "$src/include/config/auto.conf" ] || clang=$(clang_of "$src")
+	if [ -n "$clang" ]; then
+		if command -v "clang-$clang" >/dev/null; then llvm=("LLVM=-$clang"); else llvm=(LLVM=1); fi
+	fi
+	RUST_LIB_SRC=$CACHE/rust-src LIBCLANG_PATH=/usr/lib/llvm-${clang:-$LLVM_VERSION}/lib \
+		make -C "$src" "${llvm[@]}" BINDGEN="$(bindgen_bin)" \
 		KBUILD_BUILD_USER=privmemfd KBUILD_BUILD_HOST=localhost "$@"
 }
