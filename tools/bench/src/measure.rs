@@ -15,7 +15,6 @@ pub use tdx::tdx;
 
 use std::time::{Duration, Instant};
 
-
 use privmemctl::memory::MemoryMap;
 use selftests::fixtures::{MIB, PAGE};
 
