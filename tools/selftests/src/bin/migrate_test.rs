@@ -13,7 +13,7 @@ use selftests::fixtures::{
 use selftests::hostmem::{cma_frames, compact, movable_blocks};
 use selftests::ktap::{self, note, skip};
 
-const SIZE: u64 = 16 * MIB;
+const SIZE: u64 = 8 * MIB;
 
 fn moved_all(fd: &PrivMemFd, node: Option<u32>) -> u64 {
     let mut moved = 0;
