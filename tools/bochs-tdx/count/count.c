@@ -5,7 +5,7 @@
  * kernel, and a kernel just for that takes long to build. Modules that are loaded
  * after this one have their counters in debugfs, in the file count: for each object
  * the length of its name, the name, the length of the data and the data, which is
- * in the format of gcov. Such modules can't be unloaded before this one.
+ * in the format of gcov. What a module has counted goes with it.
  */
 
 #include <linux/debugfs.h>
@@ -28,6 +28,7 @@
 /* One object file: tells all it has, by the functions below. */
 struct object {
 	struct list_head entry;
+	struct module *mod;
 	callback_t write;
 };
 
@@ -38,6 +39,8 @@ struct output {
 
 static DEFINE_MUTEX(lock);
 static LIST_HEAD(objects);
+/* Whose constructors are being called. */
+static struct module *registering;
 /* Where the data of an open file goes; NULL while its size is found. */
 static char *target;
 static size_t position;
@@ -61,6 +64,7 @@ void llvm_gcov_init(callback_t write, callback_t reset)
 
 	if (!object)
 		return;
+	object->mod = registering;
 	object->write = write;
 	list_add_tail(&object->entry, &objects);
 }
@@ -115,15 +119,12 @@ void llvm_gcda_end_file(void)
 EXPORT_SYMBOL_GPL(llvm_gcda_end_file);
 
 /* The compiler leaves a constructor in each object, which the kernel doesn't call. */
-static int module_event(struct notifier_block *nb, unsigned long event, void *data)
+static void register_objects(struct module *mod)
 {
 	struct mod_kallsyms *symbols;
-	struct module *mod = data;
 	unsigned int i;
 
-	if (event != MODULE_STATE_COMING)
-		return NOTIFY_OK;
-	mutex_lock(&lock);
+	registering = mod;
 	/* Nothing changes the symbols before the end of the module's init. */
 	symbols = rcu_dereference_protected(mod->kallsyms, true);
 	for (i = 0; i < symbols->num_symtab; i++) {
@@ -131,6 +132,32 @@ static int module_event(struct notifier_block *nb, unsigned long event, void *da
 
 		if (!strcmp(symbols->strtab + symbol->st_name, "__llvm_gcov_init"))
 			((callback_t)kallsyms_symbol_value(symbol))();
+	}
+}
+
+static void forget_objects(struct module *mod)
+{
+	struct object *object, *next;
+
+	list_for_each_entry_safe(object, next, &objects, entry) {
+		if (object->mod != mod)
+			continue;
+		list_del(&object->entry);
+		kfree(object);
+	}
+}
+
+static int module_event(struct notifier_block *nb, unsigned long event, void *data)
+{
+	mutex_lock(&lock);
+	switch (event) {
+	case MODULE_STATE_COMING:
+		register_objects(data);
+		break;
+	/* Also of a module whose init has failed. */
+	case MODULE_STATE_GOING:
+		forget_objects(data);
+		break;
 	}
 	mutex_unlock(&lock);
 	return NOTIFY_OK;
@@ -189,11 +216,14 @@ static const struct file_operations count_fops = {
 
 static int __init count_init(void)
 {
-	debugfs_create_file("count", 0400, NULL, NULL, &count_fops);
-	return register_module_notifier(&module_notifier);
+	int err = register_module_notifier(&module_notifier);
+
+	if (!err)
+		debugfs_create_file("count", 0400, NULL, NULL, &count_fops);
+	return err;
 }
 module_init(count_init);
 
-/* There is no way out: the counters are in other modules. */
+/* There is no way out: other modules call the functions above. */
 MODULE_DESCRIPTION("Counters of modules that were compiled to count their lines");
 MODULE_LICENSE("GPL");
