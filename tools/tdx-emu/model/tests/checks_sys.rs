@@ -204,6 +204,56 @@ fn sys_order() {
     vm.ok(0, Regs::call(31, 0, 0));
 }
 
+/// The key of a package is configured once, and by a processor of that package.
+#[test]
+fn two_packages() {
+    let fresh = Vm::bare();
+    let config = Config {
+        pkgs: 2,
+        ..Config::default()
+    };
+    let m = Module::new(fresh.m.machine.duplicate(), config);
+    let vm = Vm { m };
+    vm.ok(0, Regs::call(33, 0, 0));
+    for lp in 0..8 {
+        vm.ok(lp, Regs::call(35, 0, 0));
+    }
+    vm.ok(0, Regs::call3(45, 0x10_0000, 2, 32));
+    let other = (1..8).find(|lp| vm.m.config.pkg(*lp) != 0).unwrap();
+    let twice = |regs: Regs| {
+        vm.ok(0, regs);
+        want(&vm, "twice", 0, regs, KEY_CONFIGURED);
+        vm.ok(other, regs);
+    };
+    twice(Regs::call(31, 0, 0));
+    while vm.ok(0, Regs::call(36, TDMR, 0)).rdx < TDMR + GIB {}
+    vm.ok(0, Regs::call(9, TDR, HKID));
+    twice(Regs::call(8, TDR, 0));
+    vm.ok(0, Regs::call(1, TDCX, TDR));
+}
+
+#[test]
+fn wbinvd_operand() {
+    let vm = Vm::running();
+    let kind = with_op(PAGE_METADATA_INCORRECT, op::RCX);
+    let range = with_op(OPERAND_ADDR_RANGE_ERROR, op::RCX);
+    for (what, pa, status) in [
+        ("misaligned", T4K + 8, invalid(op::RCX)),
+        ("above MAXPA", T4K | 1 << 52, invalid(op::RCX)),
+        ("outside", OUTSIDE, range),
+        ("not initialized", UNINIT, range),
+        ("reserved", RESERVED, kind),
+        ("TD page", POOL, kind),
+        ("TD page, its KeyID", POOL | HKID << 46, kind),
+        ("TDR", TDR, kind),
+    ] {
+        want(&vm, what, 0, Regs::call(41, pa, 0), status);
+    }
+    assert_eq!(vm.m.machine.flushed.load(SeqCst), 0);
+    vm.ok(0, Regs::call(41, T4K, 0));
+    assert_eq!(vm.m.machine.flushed.load(SeqCst), 1);
+}
+
 #[test]
 fn phymem_leaves() {
     let vm = Vm::running();

@@ -55,6 +55,10 @@ pub struct Machine {
     pub tlb: Mutex<HashMap<(usize, u64), (u64, bool)>>,
     /// Called before every access; for interleaving tests.
     pub step: Option<Box<dyn Fn() + Send + Sync>>,
+    /// Called when a key is programmed or interrupts are looked at, which a
+    /// call does with its locks held.
+    pub asked: Option<Box<dyn Fn() + Send + Sync>>,
+    pub no_entropy: AtomicBool,
 }
 
 impl Machine {
@@ -74,6 +78,8 @@ impl Machine {
             callback: AtomicU64::new(0),
             tlb: Mutex::default(),
             step: None,
+            asked: None,
+            no_entropy: AtomicBool::new(false),
         }
     }
 
@@ -85,6 +91,12 @@ impl Machine {
         m.tags = copy(&self.tags);
         m.tsc = AtomicU64::new(self.tsc.load(SeqCst));
         m
+    }
+
+    fn ask(&self) {
+        if let Some(f) = &self.asked {
+            f();
+        }
     }
 
     fn at(&self, pa: u64) -> &AtomicU64 {
@@ -138,10 +150,15 @@ impl Platform for Machine {
         self.tsc.fetch_add(1000, SeqCst)
     }
     fn interrupt_pending(&self, _lp: usize) -> bool {
+        self.ask();
         self.interrupt.load(SeqCst)
     }
     fn pconfig(&self, _lp: usize, _hkid: u16) -> u64 {
+        self.ask();
         self.pconfig.load(SeqCst)
+    }
+    fn random(&self) -> Option<u64> {
+        (!self.no_entropy.load(SeqCst)).then_some(0x9E37_79B9_7F4A_7C15)
     }
     fn flush_page(&self, _pa: u64, _hkid: u16) {
         self.flushed.fetch_add(1, SeqCst);
