@@ -115,10 +115,13 @@ check_rustdoc_tools() {
 	RUSTDOCFLAGS='-D warnings' cargo_tools doc --workspace --no-deps
 }
 
+# The fuzz target is a workspace of its own, and only running it needs nightly.
 check_model() {
 	cd "$TOP/tools/tdx-emu" || return 1
-	local target=(--target-dir "$BUILD/cargo-model")
+	local target=(--target-dir "$BUILD/cargo-model") fuzz=(--manifest-path fuzz/Cargo.toml)
 	cargo fmt --all --check &&
+		cargo fmt "${fuzz[@]}" --check &&
+		cargo check --locked "${fuzz[@]}" --target-dir "$BUILD/cargo-fuzz" &&
 		cargo clippy --locked "${target[@]}" --workspace --all-targets -- -D warnings &&
 		RUSTDOCFLAGS='-D warnings' cargo doc --locked "${target[@]}" --workspace --no-deps
 }
