@@ -9,6 +9,7 @@ use tdx_emu_model::status::{self, with_op};
 use crate::host::common::Vm;
 use crate::host::{check_content, entry, scribble, Host, VCPUS};
 use crate::protocol::{Outcome, TdLost};
+use crate::status::{Answer, Verdict};
 
 /// The leaves that a move is made of.
 const LEAVES: [u16; 5] = [
@@ -154,6 +155,62 @@ fn contention_without_end_ends() {
             _ => assert_eq!(result, Err(TdLost), "{what}"),
         }
         judge(&vm, &outcomes, result, &what);
+    }
+}
+
+/// What the kernel's SEAMCALL code gives where no module has answered: CF was
+/// set, or the instruction raised #UD or #GP.
+const NO_MODULE: [u64; 3] = [
+    0x8000_ff00_ffff_0000,
+    0x8000_ff00_0000_0006,
+    0x8000_ff00_0000_000d,
+];
+
+#[test]
+fn no_module_is_a_lost_td() {
+    for status in NO_MODULE {
+        let (rcx, rdx) = (0, 0);
+        let answer = Answer { status, rcx, rdx };
+        assert_eq!(answer.verdict(), Verdict::Lost, "{status:#x}");
+    }
+}
+
+#[test]
+fn a_module_that_disappears_takes_the_td_down() {
+    let base = Vm::running();
+    for status in NO_MODULE {
+        for leaf in LEAVES {
+            for nth in 1..=3 {
+                if leaf == leaf::MEM_TRACK && nth > 1 {
+                    continue; // There is one.
+                }
+                let vm = base.fork();
+                assert!(Host::enter(&vm, VCPUS[0]));
+                if leaf == leaf::MEM_RANGE_UNBLOCK {
+                    let refuse = with_op(status::PAGE_METADATA_INCORRECT, op::R8);
+                    vm.m.faults
+                        .add(rule(leaf::MEM_PAGE_RELOCATE, When::Every(1), refuse));
+                }
+                let mut host = Host::new(&vm, &MOVES);
+                host.gone = Some((leaf, nth, status));
+                let (outcomes, result) = host.run(true);
+                let what = format!("{status:#x} from call {nth} of {:?}", leaf_name(leaf));
+                assert_eq!(result, Err(TdLost), "{what}");
+                for name in LEAVES.map(|leaf| leaf_name(leaf).unwrap()) {
+                    assert!(host.count(name) <= 3, "{what}: {name} again and again");
+                }
+                assert_eq!(host.count("hold"), 0, "{what}: nobody is in the way");
+                // Only what was done before the module went is done.
+                let moved = outcomes.iter().filter(|o| **o == Outcome::Moved).count();
+                let clean = if leaf == leaf::PHYMEM_PAGE_WBINVD {
+                    nth - 1
+                } else {
+                    0
+                };
+                assert_eq!(moved, clean, "{what}");
+                judge(&vm, &outcomes, result, &what);
+            }
+        }
     }
 }
 
