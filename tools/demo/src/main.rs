@@ -102,7 +102,7 @@ fn software(cli: &Cli) -> anyhow::Result<Act> {
     phases.push(stage.phase(
         "cma",
         "contiguous memory is allocated over guest pages",
-        |notes| phases::contiguous(&stage, notes),
+        |log| phases::contiguous(&stage, log),
     )?);
     phases.push(on_request(&stage)?);
     close(stage, cli, "software", offlined, phases)
@@ -127,7 +127,7 @@ fn tdx(cli: &Cli) -> anyhow::Result<TdxAct> {
     phases.push(stage.phase(
         "faults",
         "the same while SEAMCALLs fail now and then",
-        |notes| companion.sabotage(|| phases::on_request(&stage, notes)),
+        |log| companion.sabotage(|| phases::on_request(&stage, log)),
     )?);
     let act = close(stage, cli, "tdx", offlined, phases)?;
     let counters = companion.finish()?;
@@ -139,8 +139,8 @@ fn tdx(cli: &Cli) -> anyhow::Result<TdxAct> {
 
 fn compact(stage: &Stage) -> anyhow::Result<Phase> {
     let enough = stage.size >> 14;
-    stage.phase("compact", "fragmented memory is compacted", |notes| {
-        phases::compact(stage, 3, enough, notes)
+    stage.phase("compact", "fragmented memory is compacted", |log| {
+        phases::compact(stage, 3, enough, log)
     })
 }
 
@@ -148,8 +148,8 @@ fn offline(stage: &Stage, cli: &Cli, offlined: &mut u64) -> anyhow::Result<Phase
     stage.phase(
         "offline",
         "every movable memory block with guest pages goes offline and comes back",
-        |notes| {
-            *offlined += phases::offline(stage, cli.rounds, cli.target, notes)?;
+        |log| {
+            *offlined += phases::offline(stage, cli.rounds, cli.target, log)?;
             Ok(())
         },
     )
@@ -159,7 +159,7 @@ fn on_request(stage: &Stage) -> anyhow::Result<Phase> {
     stage.phase(
         "move",
         "an administrator moves the guest to the other node and back",
-        |notes| phases::on_request(stage, notes),
+        |log| phases::on_request(stage, log),
     )
 }
 

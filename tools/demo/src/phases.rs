@@ -13,6 +13,7 @@ use privmemctl::draw::number;
 use privmemctl::memory::{Block, Census, MemoryMap};
 
 use crate::hog::{HogProcess, Plan};
+use crate::report::Log;
 use crate::stage::Stage;
 
 /// Longest wait for one memory block to go offline: the kernel itself tries
@@ -25,8 +26,6 @@ const SPARE: u64 = 36 << 20;
 /// Most times that a request is repeated which some pages were refused to.
 const TRIES: u32 = 2000;
 
-type Notes = Vec<String>;
-
 fn busiest_node(map: &MemoryMap, census: &Census) -> Option<u32> {
     let nodes = map.per_node(census);
     nodes.into_iter().max_by_key(|(_, pages)| *pages)?.0
@@ -34,7 +33,7 @@ fn busiest_node(map: &MemoryMap, census: &Census) -> Option<u32> {
 
 /// Compacts memory again and again until that moves nothing more; the guest's
 /// pages lie scattered among holes at first, see [`Stage::open`].
-pub fn compact(stage: &Stage, tries: u32, enough: u64, notes: &mut Notes) -> anyhow::Result<()> {
+pub fn compact(stage: &Stage, tries: u32, enough: u64, log: &mut Log) -> anyhow::Result<()> {
     let mut by_compaction = 0;
     for attempt in 0..tries {
         if attempt > 0 {
@@ -47,7 +46,9 @@ pub fn compact(stage: &Stage, tries: u32, enough: u64, notes: &mut Notes) -> any
             break;
         }
     }
-    notes.push(format!("compaction moved {} pages", number(by_compaction)));
+    log.by_itself = Some(by_compaction);
+    log.notes
+        .push(format!("compaction moved {} pages", number(by_compaction)));
     Ok(())
 }
 
@@ -63,7 +64,7 @@ fn scatter(stage: &Stage) -> anyhow::Result<()> {
 
 /// Takes every movable block that holds guest pages offline and back, round
 /// after round. Returns how many went offline.
-pub fn offline(stage: &Stage, rounds: u32, target: u64, notes: &mut Notes) -> anyhow::Result<u64> {
+pub fn offline(stage: &Stage, rounds: u32, target: u64, log: &mut Log) -> anyhow::Result<u64> {
     let mut offlined = 0;
     for round in 0..rounds {
         if round > 0 && stage.sample()?.relocated >= target {
@@ -74,7 +75,7 @@ pub fn offline(stage: &Stage, rounds: u32, target: u64, notes: &mut Notes) -> an
         for (index, pages) in census {
             let block = map.block(index);
             if !block.is_movable() {
-                notes.push(format!(
+                log.notes.push(format!(
                     "memory{index} holds {} pages but is in zone {}: not tried",
                     number(pages),
                     block.zone
@@ -87,21 +88,23 @@ pub fn offline(stage: &Stage, rounds: u32, target: u64, notes: &mut Notes) -> an
                     any = true;
                     let left = stage.census()?.1.get(&index).copied().unwrap_or(0);
                     if left > 0 {
-                        notes.push(format!(
+                        log.complaints.push(format!(
                             "memory{index} is offline with {left} guest pages in it"
                         ));
                     }
                     set_state(&block, "online_movable")
                         .with_context(|| format!("memory{index} does not come back"))?;
                 }
-                Err(e) => notes.push(format!("memory{index} refused to go offline: {e}")),
+                Err(e) => log
+                    .notes
+                    .push(format!("memory{index} refused to go offline: {e}")),
             }
         }
         if !any {
             break;
         }
     }
-    notes.dedup();
+    log.notes.dedup();
     Ok(offlined)
 }
 
@@ -172,27 +175,36 @@ fn pages_in(stage: &Stage, frames: &Range<u64>) -> anyhow::Result<u64> {
 }
 
 /// Lets the guest's pages get into a CMA area, then allocates it from under them.
-pub fn contiguous(stage: &Stage, notes: &mut Notes) -> anyhow::Result<()> {
+pub fn contiguous(stage: &Stage, log: &mut Log) -> anyhow::Result<()> {
     let Some(cma) = cma_areas()
         .into_iter()
         .max_by_key(|c| c.frames.end - c.frames.start)
     else {
-        notes.push("no CMA area (boot with cma=64M, mount debugfs)".into());
+        log.complaints
+            .push("no CMA area (boot with cma=64M, mount debugfs)".into());
         return Ok(());
     };
     let mut inside = pages_in(stage, &cma.frames)?;
     if inside == 0 {
-        lure(stage, &cma.frames, notes)?;
+        lure(stage, &cma.frames, log)?;
         inside = pages_in(stage, &cma.frames)?;
     }
     if inside == 0 {
-        notes.push("no guest page got into the CMA area".into());
+        log.notes.push("no guest page got into the CMA area".into());
     }
     let from = stage.sample()?.relocated;
     let count = allocate(&cma)?;
     let left = pages_in(stage, &cma.frames)?;
     let moved = stage.sample()?.relocated - from;
-    notes.push(format!(
+    log.by_itself = Some(moved);
+    // With less than the whole area, guest pages may be in what was not allocated.
+    if left + count > cma.frames.end - cma.frames.start {
+        log.complaints.push(format!(
+            "{} guest pages are left in memory that was allocated",
+            number(left)
+        ));
+    }
+    log.notes.push(format!(
         "{} pages allocated from CMA area {}; {} guest pages were in it, {} moved out, {} are left in it",
         number(count),
         cma.dir.file_name().unwrap_or_default().to_string_lossy(),
@@ -223,12 +235,13 @@ fn allocate(cma: &Cma) -> anyhow::Result<u64> {
 
 /// Fills the area's node, frees the area, and brings guest pages there: the
 /// only free memory left is the area.
-fn lure(stage: &Stage, frames: &Range<u64>, notes: &mut Notes) -> anyhow::Result<()> {
+fn lure(stage: &Stage, frames: &Range<u64>, log: &mut Log) -> anyhow::Result<()> {
     let map = MemoryMap::read()?;
     let home = map.block(map.block_of(frames.start)).node;
     let away = map.nodes().into_iter().find(|n| Some(*n) != home);
     let (Some(home), Some(away)) = (home, away) else {
-        notes.push("one node only: guest pages cannot be led into the CMA area".into());
+        log.notes
+            .push("one node only: guest pages cannot be led into the CMA area".into());
         return Ok(());
     };
     let part = 0..stage.size.min((frames.end - frames.start) * 4096 / 2);
@@ -242,7 +255,7 @@ fn lure(stage: &Stage, frames: &Range<u64>, notes: &mut Notes) -> anyhow::Result
         to: frames.end,
     })?;
     if let Err(e) = move_all(stage, part, Some(home)) {
-        notes.push(format!("{e:#}"));
+        log.notes.push(format!("{e:#}"));
     }
     Ok(())
 }
@@ -294,7 +307,7 @@ fn move_all(stage: &Stage, range: Range<u64>, node: Option<u32>) -> anyhow::Resu
 }
 
 /// Moves everything to each other node and back, on request.
-pub fn on_request(stage: &Stage, notes: &mut Notes) -> anyhow::Result<()> {
+pub fn on_request(stage: &Stage, log: &mut Log) -> anyhow::Result<()> {
     let (map, census) = stage.census()?;
     let home = busiest_node(&map, &census);
     let others: Vec<u32> = map
@@ -303,12 +316,14 @@ pub fn on_request(stage: &Stage, notes: &mut Notes) -> anyhow::Result<()> {
         .filter(|n| Some(*n) != home)
         .collect();
     if others.is_empty() {
-        notes.push("one node only (boot with numa=fake=2): moved to any new place".into());
+        log.notes
+            .push("one node only (boot with numa=fake=2): moved to any new place".into());
         move_all(stage, 0..stage.size, None)?;
     }
     for node in others.into_iter().chain(home) {
         let moved = move_all(stage, 0..stage.size, Some(node))?;
-        notes.push(format!("{} pages moved to node {node}", number(moved)));
+        log.notes
+            .push(format!("{} pages moved to node {node}", number(moved)));
     }
     Ok(())
 }

@@ -7,6 +7,17 @@ use serde::Serialize;
 
 use crate::tdx::Counters;
 
+/// What a phase leaves besides its counters.
+#[derive(Debug, Default)]
+pub struct Log {
+    /// What did not go as planned, without harm.
+    pub notes: Vec<String>,
+    /// What speaks against success.
+    pub complaints: Vec<String>,
+    /// Pages moved by what the phase is about, where it also moves others.
+    pub by_itself: Option<u64>,
+}
+
 /// One phase.
 #[derive(Debug, Serialize)]
 pub struct Phase {
@@ -14,6 +25,8 @@ pub struct Phase {
     pub name: String,
     /// Pages moved in it.
     pub relocated_pages: u64,
+    /// Of these: not on request to get guest pages where the phase wants them.
+    pub moved_by_itself: u64,
     /// Bytes the guest verified in it.
     pub verified_bytes: u64,
     /// Cells the guest found wrong in it.
@@ -26,6 +39,8 @@ pub struct Phase {
     pub blocks_after: BTreeMap<u64, u64>,
     /// What did not go as planned.
     pub notes: Vec<String>,
+    /// What speaks against success.
+    pub complaints: Vec<String>,
 }
 
 /// One guest from its start to its end.
@@ -88,11 +103,18 @@ impl Act {
         if self.mismatches > 0 {
             all.push(format!("{} cells with wrong content", self.mismatches));
         }
-        for phase in self.phases.iter().filter(|p| p.verified_bytes == 0) {
-            all.push(format!(
-                "the guest made no progress in phase {}",
-                phase.name
-            ));
+        if self.offlined_blocks == 0 {
+            all.push("no memory block went offline".into());
+        }
+        for phase in &self.phases {
+            let name = &phase.name;
+            if phase.verified_bytes == 0 {
+                all.push(format!("the guest made no progress in phase {name}"));
+            }
+            if phase.moved_by_itself == 0 {
+                all.push(format!("phase {name} moved no page"));
+            }
+            all.extend(phase.complaints.iter().map(|c| format!("{name}: {c}")));
         }
         all
     }
@@ -127,12 +149,14 @@ mod tests {
             phases: vec![Phase {
                 name: "offline".into(),
                 relocated_pages: 20_000,
+                moved_by_itself: 1,
                 verified_bytes: 1,
                 mismatches: 0,
                 milliseconds: 1,
                 blocks_before: BTreeMap::new(),
                 blocks_after: BTreeMap::new(),
                 notes: Vec::new(),
+                complaints: Vec::new(),
             }],
         }
     }
@@ -157,6 +181,29 @@ mod tests {
         let mut r = report();
         r.act.phases[0].verified_bytes = 0;
         assert_eq!(r.complaints().len(), 1);
+    }
+
+    #[test]
+    fn success_needs_a_block_that_went_offline() {
+        let mut r = report();
+        r.act.offlined_blocks = 0;
+        assert_eq!(r.complaints(), ["no memory block went offline"]);
+    }
+
+    #[test]
+    fn success_needs_pages_that_each_phase_moved_itself() {
+        let mut r = report();
+        r.act.phases[0].moved_by_itself = 0;
+        assert_eq!(r.complaints(), ["phase offline moved no page"]);
+    }
+
+    #[test]
+    fn a_complaint_of_a_phase_counts_and_a_note_does_not() {
+        let mut r = report();
+        r.act.phases[0].notes.push("one node only".into());
+        assert!(r.complaints().is_empty());
+        r.act.phases[0].complaints.push("no CMA area".into());
+        assert_eq!(r.complaints(), ["offline: no CMA area"]);
     }
 
     #[test]
@@ -206,6 +253,7 @@ mod tests {
             assert!(json["tdx"].get(key).is_some(), "{key}");
         }
         r.tdx.as_mut().unwrap().act.mismatches = 1;
-        assert_eq!(r.complaints().len(), 1);
+        r.tdx.as_mut().unwrap().act.offlined_blocks = 0;
+        assert_eq!(r.complaints().len(), 2);
     }
 }

@@ -15,7 +15,7 @@ use vmm::layout::PRIVATE_BASE;
 use vmm::{Crew, Job, Progress, Vcpu, Vm, VmType};
 
 use crate::hog::{HogProcess, Plan};
-use crate::report::Phase;
+use crate::report::{Log, Phase};
 use crate::tdx::Companion;
 
 /// Longest wait for the guest to get through its memory once.
@@ -125,18 +125,18 @@ impl Stage {
         &self,
         name: &str,
         title: &str,
-        work: impl FnOnce(&mut Vec<String>) -> anyhow::Result<()>,
+        work: impl FnOnce(&mut Log) -> anyhow::Result<()>,
     ) -> anyhow::Result<Phase> {
         println!("\n── {title}");
         let (map, before) = self.census()?;
         print!("  before:\n{}", picture(&map, &before, None));
         let from = self.sample()?;
         let start = Instant::now();
-        let mut notes = Vec::new();
+        let mut log = Log::default();
         let (done, took) = std::thread::scope(|scope| {
             let (stop, stopped) = channel::<()>();
             scope.spawn(move || self.ticker(name, from, &stopped));
-            let done = work(&mut notes);
+            let done = work(&mut log);
             let took = start.elapsed();
             let done = done.and_then(|()| self.settle());
             drop(stop);
@@ -147,23 +147,29 @@ impl Stage {
         let (map, after) = self.census()?;
         print!("  after:\n{}", picture(&map, &after, Some(&before)));
         if let Err(e) = done {
-            notes.push(format!("{e:#}"));
+            log.complaints.push(format!("{e:#}"));
             if self.crew.any_left() {
                 bail!("the guest stopped during {name}: {e:#}");
             }
         }
-        for note in &notes {
+        for note in &log.notes {
             println!("  note: {note}");
         }
+        for complaint in &log.complaints {
+            println!("  complaint: {complaint}");
+        }
+        let relocated = to.relocated - from.relocated;
         Ok(Phase {
             name: name.into(),
-            relocated_pages: to.relocated - from.relocated,
+            relocated_pages: relocated,
+            moved_by_itself: log.by_itself.unwrap_or(relocated),
             verified_bytes: to.verified - from.verified,
             mismatches: to.mismatches - from.mismatches,
             milliseconds: u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
             blocks_before: before,
             blocks_after: after,
-            notes,
+            notes: log.notes,
+            complaints: log.complaints,
         })
     }
 
