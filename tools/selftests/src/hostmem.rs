@@ -15,6 +15,13 @@ pub fn compact() {
     fs::write("/proc/sys/vm/compact_memory", "1").unwrap();
 }
 
+/// Pages of all files that have moved since the module was loaded.
+pub fn pages_relocated() -> u64 {
+    let path = "/sys/kernel/debug/privmemfd/pages_relocated";
+    let text = fs::read_to_string(path).unwrap_or_else(|e| panic!("{path}: {e}"));
+    text.trim().parse().unwrap()
+}
+
 /// Blocks of movable memory that hold pages of a file.
 pub fn movable_blocks(fd: &PrivMemFd, size: u64) -> Vec<(Block, u64)> {
     let map = MemoryMap::read().unwrap();

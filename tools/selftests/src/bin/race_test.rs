@@ -6,6 +6,7 @@
 use std::os::fd::AsFd;
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use privmemfd_ioctls::PrivMemFd;
@@ -15,7 +16,7 @@ use selftests::fixtures::{
     bind_or_skip, child, movable, role, seed, signal, vm, wait_for, Cgroup, Guest, MIB, PAGE,
     PATIENCE,
 };
-use selftests::hostmem::{movable_blocks, Mover};
+use selftests::hostmem::{compact, movable_blocks, pages_relocated, Mover};
 use selftests::ktap::{self, note};
 use selftests::race::{repeat, Dice};
 use vmm::guest::{ALLOW_ZERO, ANY_ROUND, VERIFY, WRITE};
@@ -165,6 +166,41 @@ fn file_close() {
     report("closed the file", count, moved);
 }
 
+/// The mm core moves pages while nobody but it knows of the file: it holds no
+/// descriptor, so that each drop is the last reference.
+fn last_reference() {
+    let before = pages_relocated();
+    let stop = AtomicBool::new(false);
+    let count = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !stop.load(Ordering::Relaxed) {
+                compact();
+            }
+        });
+        let count = repeat(TIME, |dice| {
+            // Holes between pages that stay are what compaction moves pages to.
+            let others: Vec<_> = (0..4).map(|_| movable(2 * MIB)).collect();
+            for offset in (0..2 * MIB).step_by(PAGE as usize) {
+                for fd in &others {
+                    fd.allocate(offset..offset + PAGE).unwrap();
+                }
+            }
+            let mut kept = others;
+            drop(kept.remove(2));
+            drop(kept.remove(0));
+            std::thread::sleep(Duration::from_millis(dice.below(20)));
+            drop(kept);
+        });
+        stop.store(true, Ordering::Relaxed);
+        count
+    });
+    let moved = pages_relocated() - before;
+    note(format!(
+        "{count} times four files dropped, mm moved {moved} pages"
+    ));
+    assert!(count > 0 && moved > 0, "nothing raced");
+}
+
 fn two_vms() {
     let fd = movable(SIZE);
     let seed = seed();
@@ -220,6 +256,7 @@ fn two_vms() {
 
 fn memcg_limit() {
     let group = Cgroup::new("race", 20 * MIB);
+    let before = pages_relocated();
     // Not for a fixed time: each kill fills the kernel's log.
     for _ in 0..12 {
         let mut task = child("limit", &[]);
@@ -236,6 +273,9 @@ fn memcg_limit() {
         let at_limit = status.is_some_and(|s| s.success() || s.signal() == Some(libc::SIGKILL));
         assert!(at_limit, "ended with {status:?}");
     }
+    let moved = pages_relocated() - before;
+    note(format!("{moved} pages moved at the limit"));
+    assert!(moved > 0, "nothing raced");
     let gone = wait_for(Duration::from_secs(10), || group.current() < 4 * MIB);
     assert!(gone, "{} bytes are still charged", group.current());
 }
@@ -243,6 +283,7 @@ fn memcg_limit() {
 fn sigkill() {
     let mut dice = Dice::new();
     let mut kills = 0;
+    let before = pages_relocated();
     repeat(TIME, |_| {
         let mut task = child("victim", &[]);
         std::thread::sleep(Duration::from_millis(50 + dice.below(300)));
@@ -253,9 +294,11 @@ fn sigkill() {
         assert!(gone, "a killed process stays");
         kills += 1;
     });
+    let moved = pages_relocated() - before;
     note(format!(
-        "{kills} processes killed while their guest ran and its pages moved"
+        "{kills} processes killed while their guest ran and {moved} of its pages moved"
     ));
+    assert!(kills > 0 && moved > 0, "nothing raced");
 }
 
 fn offline() {
@@ -334,6 +377,7 @@ fn main() -> ExitCode {
         "relocation against pre-fault" => prefault,
         "relocation against VM destruction" => vm_destruction,
         "relocation against closing the file" => file_close,
+        "relocation by mm against the last reference" => last_reference,
         "relocation with two VMs on one file" => two_vms,
         "relocation against a memory cgroup's limit" => memcg_limit,
         "relocation against SIGKILL" => sigkill,
