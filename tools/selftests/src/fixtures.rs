@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! What many cases start from: files, guests, memory cgroups, children.
 
+use std::ffi::CStr;
 use std::fs;
 use std::io;
 use std::ops::Range;
@@ -306,6 +307,16 @@ impl Drop for Cgroup {
         );
         wait_for(Duration::from_secs(5), || fs::remove_dir(&self.0).is_ok());
     }
+}
+
+/// Unloads a kernel module that nobody uses.
+pub fn unload(module: &CStr) -> io::Result<()> {
+    // SAFETY: the name is a C string.
+    let ret = unsafe { libc::syscall(libc::SYS_delete_module, module.as_ptr(), libc::O_NONBLOCK) };
+    if ret != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
 }
 
 /// Word that makes a test program run one of its children's roles.

@@ -2,9 +2,7 @@
 //! TDs on a TDX module: fixtures on tdhost.ko and tdxemu.ko.
 
 use std::collections::HashMap;
-use std::ffi::CStr;
 use std::fs;
-use std::io;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::Arc;
@@ -242,16 +240,6 @@ pub fn pin_to(cpu: usize) {
     // SAFETY: the set is valid and of the size given.
     let ret = unsafe { libc::sched_setaffinity(0, size_of_val(&set), &set) };
     assert_eq!(ret, 0, "no CPU {cpu}");
-}
-
-/// Unloads a kernel module that nobody uses.
-pub fn unload(module: &CStr) -> io::Result<()> {
-    // SAFETY: the name is a C string.
-    let ret = unsafe { libc::syscall(libc::SYS_delete_module, module.as_ptr(), libc::O_NONBLOCK) };
-    if ret != 0 {
-        return Err(io::Error::last_os_error());
-    }
-    Ok(())
 }
 
 /// vCPUs at work: each writes and compares its part of the memory without pause,

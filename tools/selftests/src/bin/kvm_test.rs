@@ -10,7 +10,7 @@ use privmemfd_ioctls::{Mobility, PrivMemFd, GUEST_MEMFD_FLAG_MOVABLE};
 use rustix::fs::MemfdFlags;
 use selftests::cases;
 use selftests::fixtures::{
-    bind_or_skip, device, fails, file, movable, vm, Guest, GUEST_MEMFD_FLAG_MMAP, MIB, PAGE,
+    bind_or_skip, device, fails, file, movable, unload, vm, Guest, GUEST_MEMFD_FLAG_MMAP, MIB, PAGE,
 };
 use selftests::ktap::{self, note, skip};
 use vmm::layout::PRIVATE_BASE as BASE;
@@ -188,6 +188,15 @@ fn closing_the_file_keeps_memory_until_the_slot_goes() {
         }
     );
     assert!(gone, "{exit:?}");
+}
+
+fn a_binding_keeps_the_module() {
+    let vm = protected();
+    let fd = movable(MIB);
+    vm.bind(1, BASE..BASE + MIB, fd.as_fd(), 0).unwrap();
+    drop(fd);
+    fails(unload(c"privmemfd"), libc::EAGAIN, "unloading");
+    vm.unbind(1).unwrap();
 }
 
 fn the_file_outlives_the_vm() {
@@ -467,6 +476,7 @@ fn main() -> ExitCode {
         "a memslot shows its part of the file" => slots_show_their_part_of_the_file,
         "two VMs on one file see each other's data" => two_vms_share_one_file,
         "closing the file keeps the memory until the memslot goes" => closing_the_file_keeps_memory_until_the_slot_goes,
+        "a binding without a descriptor keeps the module loaded" => a_binding_keeps_the_module,
         "the file keeps its content when the VM is gone" => the_file_outlives_the_vm,
         "file, memslot, vCPU and VM end in every order" => every_order_of_ending,
         "eight memslots of one file" => many_slots_of_one_file,

@@ -12,12 +12,12 @@ use std::time::Duration;
 use privmemfd_ioctls::{Mobility, PrivMemFd, Refusal};
 use selftests::cases;
 use selftests::fixtures::{
-    ballast, fails, file, in_movable_zone, movable, wait_for, Guest, MIB, PAGE, PATIENCE,
+    ballast, fails, file, in_movable_zone, movable, unload, wait_for, Guest, MIB, PAGE, PATIENCE,
 };
 use selftests::hostmem::{compact, movable_blocks};
 use selftests::ktap::{self, note, skip};
 use selftests::tdx::emulator::{clear_counters, Counters};
-use selftests::tdx::{device, pin_to, unload, Crew, Tdx};
+use selftests::tdx::{device, pin_to, Crew, Tdx};
 use tdhost::uapi::{tdhost_create, tdhost_pages, tdhost_run, tdhost_stat, TDXEMU_EVE};
 use tdhost::{sys, word, Command, SeptState};
 use vmm::Exit;
