@@ -4,9 +4,9 @@
 
 summary.py OUT.json RELOCATIONS NAME=DIR...: reads seamcalls.jsonl and job.log of
 each DIR. Exits with 1 if a run left a page with the TDX module or a KeyID in use,
-if a call or a case failed that should not, if processors have not kept
-translations over TD exits, or if there were fewer RELOCATIONS. Calls that the fault
-plan has refused are counted apart.
+if a call or a case failed that should not, if a TD exited for a page that was mapped
+and not blocked, if processors have not kept translations over TD exits, or if there
+were fewer RELOCATIONS. Calls that the fault plan has refused are counted apart.
 """
 
 import json
@@ -33,6 +33,8 @@ CONSEQUENCES = {
 }
 # 46 of 52 bits, see cpu/tdx.hh.
 WITHOUT_KEYID = (1 << 46) - 1
+PAGE = 4096
+LEVELS = 5
 CASE = re.compile(r"((?:not )?ok) \d+ (\w+)(?: # (SKIP .*))?")
 
 
@@ -41,10 +43,42 @@ def injected_leaks(injected):
     return sum(n for what, n in injected.items() if what.startswith("PHYMEM.PAGE.WBINVD 0xc"))
 
 
+class PrivateMemory:
+    """What the log says of a TD's pages: by GPA, and by GPA and level if blocked."""
+
+    def __init__(self):
+        self.mapped, self.blocked = set(), set()
+        self.again = 0
+        self.relocated = False
+
+    def call(self, name, rcx):
+        """A call that succeeded; RCX is a GPA and a level."""
+        level = rcx & 7
+        gpa = rcx & -(PAGE << 9 * level)
+        if name in ("MEM.PAGE.ADD", "MEM.PAGE.AUG"):
+            self.again += gpa in self.mapped
+            self.mapped.add(gpa)
+        elif name == "MEM.RANGE.BLOCK":
+            self.blocked.add((gpa, level))
+        elif name in ("MEM.RANGE.UNBLOCK", "MEM.PAGE.RELOCATE"):
+            self.blocked.discard((gpa, level))
+            self.relocated |= name == "MEM.PAGE.RELOCATE"
+        elif name == "MEM.PAGE.REMOVE":
+            self.blocked.discard((gpa, level))
+            self.mapped.discard(gpa)
+
+    def violation(self, gpa):
+        """Why the TD may have exited for the page: "unmapped", "in_window" or None."""
+        if gpa not in self.mapped:
+            return "unmapped"
+        levels = range(LEVELS)
+        return "in_window" if any((gpa & -(PAGE << 9 * n), n) in self.blocked for n in levels) else None
+
+
 def read_calls(path):
-    good, bad, harmless, injected = Counter(), Counter(), Counter(), Counter()
+    good, bad, harmless, injected, violations = (Counter() for _ in range(5))
     translations = {}
-    pages, relocated, again = {}, set(), Counter()
+    tds = {}
     unclean = set()  # old pages of which caches may have lines
     for line in path.open():
         call = json.loads(line)
@@ -54,28 +88,30 @@ def read_calls(path):
         if "translations" in call:
             translations = call["translations"]
             continue
+        if "ept_violation" in call:
+            where = call["ept_violation"]
+            why = tds[where["tdr"]].violation(int(where["gpa"], 16))
+            if why:
+                violations[f"ept_violations_{why}"] += 1
+            else:
+                bad[f"EPT violation at {where['gpa']}, which was mapped and not blocked"] += 1
+            continue
         name = call["op"].removeprefix("TDH.")
         status = int(call["out"].get("rax", "0"), 16)
-        td, gpa = call["in"].get("rdx"), call["in"].get("rcx")
+        rcx, rdx = (call["in"].get(register, "0x0") for register in ("rcx", "rdx"))
         if status == 0 or "entered" in call["out"]:
             good[name] += 1
             if name == "MNG.CREATE":
-                pages[gpa] = set()
-                relocated.discard(gpa)
-                again.pop(gpa, None)
-            elif name == "MEM.PAGE.AUG":
-                again[td] += gpa in pages[td]
-                pages[td].add(gpa)
-            elif name == "MEM.PAGE.REMOVE":
-                pages[td].discard(gpa)
-            elif name == "MEM.PAGE.RELOCATE":
-                relocated.add(td)
+                tds[rcx] = PrivateMemory()
+            elif name.startswith("MEM.") and rdx in tds:
+                tds[rdx].call(name, int(rcx, 16))
+            if name == "MEM.PAGE.RELOCATE":
                 unclean.add(int(call["out"]["rcx"], 16))
             elif name == "PHYMEM.PAGE.WBINVD":
-                unclean.discard(int(gpa, 16) & WITHOUT_KEYID)
-            elif name == "MNG.KEY.FREEID" and gpa in relocated:
+                unclean.discard(int(rcx, 16) & WITHOUT_KEYID)
+            elif name == "MNG.KEY.FREEID" and tds[rcx].relocated:
                 # A page that moves must not be mapped anew.
-                bad["MEM.PAGE.AUG of a page that was there"] += again[gpa]
+                bad["MEM.PAGE.AUG of a page that was there"] += tds[rcx].again
         elif "injected" in call:
             injected[f"{name} {status:#x}"] += 1
         elif injected and (name, status >> 32) in CONSEQUENCES:
@@ -89,7 +125,7 @@ def read_calls(path):
             bad[f"{name} {status:#x}"] += 1
     # Those for which it was refused are leaked.
     bad["RELOCATE without WBINVD"] = len(unclean) - injected_leaks(injected)
-    return good, +bad, harmless, injected, translations
+    return good, +bad, harmless, injected, {**violations, "translations": translations}
 
 
 def read_guest(path):
@@ -107,7 +143,7 @@ def read_guest(path):
 
 
 def summarize(folder):
-    good, bad, harmless, injected, translations = read_calls(folder / "seamcalls.jsonl")
+    good, bad, harmless, injected, guests = read_calls(folder / "seamcalls.jsonl")
     guest, cases = read_guest(folder / "job.log")
     given, taken = (sum(good[n] for n in names) for names in (GIVEN, TAKEN))
     problems = [f"{n} times {what}" for what, n in bad.items()]
@@ -120,7 +156,7 @@ def summarize(folder):
     leaked = injected_leaks(injected)
     if guest.get("tdx_pages_leaked", 0) != leaked + stuck:
         problems.append(f"{guest['tdx_pages_leaked']} pages leaked, not {leaked} by plan and {stuck} stuck")
-    if not translations.get("used_after_a_later_entry"):
+    if not guests["translations"].get("used_after_a_later_entry"):
         problems.append("no translation outlived a TD exit")
     if good["MNG.CREATE"] != good["MNG.KEY.FREEID"]:
         problems.append(f"{good['MNG.CREATE']} KeyIDs used, {good['MNG.KEY.FREEID']} freed")
@@ -138,7 +174,7 @@ def summarize(folder):
         "calls": dict(sorted(good.items())),
         "other_statuses": dict(sorted(harmless.items())),
         "injected_faults": dict(sorted(injected.items())),
-        "translations": translations,
+        **guests,
         "cases": cases,
         "guest": guest,
         "problems": problems,
