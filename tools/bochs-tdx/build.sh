@@ -22,7 +22,7 @@ FLAGS=(
 
 packages() {
 	local missing=() p
-	for p in g++ make patch xorriso isolinux syslinux-common; do
+	for p in g++ make patch xorriso isolinux syslinux-common busybox-static; do
 		dpkg-query -W -f '${Status}' "$p" 2>/dev/null | grep -q 'ok installed' || missing+=("$p")
 	done
 	[ ${#missing[@]} -gt 0 ] || return 0
