@@ -6,7 +6,6 @@
 use std::os::fd::AsFd;
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitCode;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use privmemfd_ioctls::PrivMemFd;
@@ -16,7 +15,7 @@ use selftests::fixtures::{
     bind_or_skip, child, movable, role, seed, signal, vm, wait_for, Cgroup, Guest, MIB, PAGE,
     PATIENCE,
 };
-use selftests::hostmem::{compact, movable_blocks, pages_relocated, Mover};
+use selftests::hostmem::{movable_blocks, pages_relocated, Mover};
 use selftests::ktap::{self, note};
 use selftests::race::{repeat, Dice};
 use vmm::guest::{ALLOW_ZERO, ANY_ROUND, VERIFY, WRITE};
@@ -164,41 +163,6 @@ fn file_close() {
         drop(crew);
     });
     report("closed the file", count, moved);
-}
-
-/// The mm core moves pages while nobody but it knows of the file: it holds no
-/// descriptor, so that each drop is the last reference.
-fn last_reference() {
-    let before = pages_relocated();
-    let stop = AtomicBool::new(false);
-    let count = std::thread::scope(|scope| {
-        scope.spawn(|| {
-            while !stop.load(Ordering::Relaxed) {
-                compact();
-            }
-        });
-        let count = repeat(TIME, |dice| {
-            // Holes between pages that stay are what compaction moves pages to.
-            let others: Vec<_> = (0..4).map(|_| movable(2 * MIB)).collect();
-            for offset in (0..2 * MIB).step_by(PAGE as usize) {
-                for fd in &others {
-                    fd.allocate(offset..offset + PAGE).unwrap();
-                }
-            }
-            let mut kept = others;
-            drop(kept.remove(2));
-            drop(kept.remove(0));
-            std::thread::sleep(Duration::from_millis(dice.below(20)));
-            drop(kept);
-        });
-        stop.store(true, Ordering::Relaxed);
-        count
-    });
-    let moved = pages_relocated() - before;
-    note(format!(
-        "{count} times four files dropped, mm moved {moved} pages"
-    ));
-    assert!(count > 0 && moved > 0, "nothing raced");
 }
 
 fn two_vms() {
@@ -377,7 +341,6 @@ fn main() -> ExitCode {
         "relocation against pre-fault" => prefault,
         "relocation against VM destruction" => vm_destruction,
         "relocation against closing the file" => file_close,
-        "relocation by mm against the last reference" => last_reference,
         "relocation with two VMs on one file" => two_vms,
         "relocation against a memory cgroup's limit" => memcg_limit,
         "relocation against SIGKILL" => sigkill,
