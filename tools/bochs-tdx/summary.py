@@ -4,8 +4,8 @@
 
 summary.py OUT.json RELOCATIONS NAME=DIR...: reads seamcalls.jsonl and job.log of
 each DIR. Exits with 1 if a run left a page with the TDX module or a KeyID in use,
-if a call or a case failed that should not, if a TD exited for a page that was mapped
-and not blocked, if processors have not kept translations over TD exits, or if there
+if a call or a case failed that should not, if a TD exited for a page that had moved
+and was not blocked, if processors have not kept translations over TD exits, or if there
 were fewer RELOCATIONS. Calls that the fault plan has refused are counted apart.
 """
 
@@ -48,6 +48,8 @@ class PrivateMemory:
 
     def __init__(self):
         self.mapped, self.blocked = set(), set()
+        # Given by AUG and never blocked: the TD may not have accepted it.
+        self.new = set()
         self.again = 0
         self.relocated = False
 
@@ -58,8 +60,11 @@ class PrivateMemory:
         if name in ("MEM.PAGE.ADD", "MEM.PAGE.AUG"):
             self.again += gpa in self.mapped
             self.mapped.add(gpa)
+            if name == "MEM.PAGE.AUG":
+                self.new.add(gpa)
         elif name == "MEM.RANGE.BLOCK":
             self.blocked.add((gpa, level))
+            self.new -= {page for page in self.new if page & -(PAGE << 9 * level) == gpa}
         elif name in ("MEM.RANGE.UNBLOCK", "MEM.PAGE.RELOCATE"):
             self.blocked.discard((gpa, level))
             self.relocated |= name == "MEM.PAGE.RELOCATE"
@@ -68,9 +73,11 @@ class PrivateMemory:
             self.mapped.discard(gpa)
 
     def violation(self, gpa):
-        """Why the TD may have exited for the page: "unmapped", "in_window" or None."""
+        """Why the TD may have exited for the page: "unmapped", "new", "in_window" or None."""
         if gpa not in self.mapped:
             return "unmapped"
+        if gpa in self.new:
+            return "new"
         levels = range(LEVELS)
         return "in_window" if any((gpa & -(PAGE << 9 * n), n) in self.blocked for n in levels) else None
 
@@ -94,9 +101,12 @@ def read_calls(path):
             if why:
                 violations[f"ept_violations_{why}"] += 1
             else:
-                bad[f"EPT violation at {where['gpa']}, which was mapped and not blocked"] += 1
+                bad[f"EPT violation at {where['gpa']}, which had been blocked and was so no more"] += 1
             continue
         name = call["op"].removeprefix("TDH.")
+        if "fatal" in call["out"]:
+            bad[f"{name}: the TDX module is dead"] += 1
+            continue
         status = int(call["out"].get("rax", "0"), 16)
         rcx, rdx = (call["in"].get(register, "0x0") for register in ("rcx", "rdx"))
         if status == 0 or "entered" in call["out"]:
@@ -155,7 +165,7 @@ def summarize(folder):
         problems.append(f"{injected.total()} calls refused by plan, {guest.get('injected_faults')} counted")
     leaked = injected_leaks(injected)
     if guest.get("tdx_pages_leaked", 0) != leaked + stuck:
-        problems.append(f"{guest['tdx_pages_leaked']} pages leaked, not {leaked} by plan and {stuck} stuck")
+        problems.append(f"{guest.get('tdx_pages_leaked', 0)} pages leaked, not {leaked} by plan and {stuck} stuck")
     if not guests["translations"].get("used_after_a_later_entry"):
         problems.append("no translation outlived a TD exit")
     if good["MNG.CREATE"] != good["MNG.KEY.FREEID"]:

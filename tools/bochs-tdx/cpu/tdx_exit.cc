@@ -17,6 +17,18 @@ static const unsigned PF_RESERVED = 0x09;
 
 // --- leaving the guest
 
+// One line for the log of calls, for which pages of its own a TD was stopped.
+static void log_violation(const struct tdx_vcpu *v, Bit64u gpa)
+{
+  char line[100];
+
+  if (gpa >> v->ctl.shared_bit & 1)
+    return;
+  snprintf(line, sizeof(line), "{\"ept_violation\":{\"tdr\":\"0x" FMT_LL "x\",\"gpa\":\"0x" FMT_LL "x\"}}",
+    v->ctl.tdr, gpa & ~Bit64u(0xfff));
+  tdx_machine_log(line);
+}
+
 // TD exit: what VMexit() does, then what the module does on top. Never returns.
 void BX_CPU_C::tdx_leave(Bit32u reason, Bit64u qualification, struct tdx_regs *regs)
 {
@@ -25,6 +37,8 @@ void BX_CPU_C::tdx_leave(Bit32u reason, Bit64u qualification, struct tdx_regs *r
   struct tdx_host *h = &v->host;
   bool nmi = reason == VMX_VMEXIT_EXCEPTION_NMI;
 
+  if (reason == VMX_VMEXIT_EPT_VIOLATION)
+    log_violation(v, regs->r8);
   VMwrite32(VMCS_32BIT_VMEXIT_INSTRUCTION_LENGTH, (RIP - BX_CPU_THIS_PTR prev_rip) & 0xf);
   if (BX_CPU_THIS_PTR in_event) { // to be delivered again at the next entry
     v->event = vm->idt_vector_info | 0x80000000;
