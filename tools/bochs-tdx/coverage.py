@@ -192,7 +192,7 @@ def main():
         print(f"executed, though {reasons_file.name} has it: {line}")
     if unknown:
         print(f"{unknown} lines of the series were not executed for no known reason", file=sys.stderr)
-    return bool(unknown)
+    return bool(unknown or stale)
 
 
 if __name__ == "__main__":
