@@ -249,8 +249,12 @@ fn sigkill() {
     let mut kills = 0;
     let before = pages_relocated();
     repeat(TIME, |_| {
+        let begin = pages_relocated();
         let mut task = child("victim", &[]);
-        std::thread::sleep(Duration::from_millis(50 + dice.below(300)));
+        // On a slow machine it takes a while until its pages move.
+        let moves = wait_for(PATIENCE, || pages_relocated() > begin);
+        assert!(moves, "the victim moves nothing");
+        std::thread::sleep(Duration::from_millis(dice.below(300)));
         signal(&task, Signal::KILL);
         let gone = wait_for(Duration::from_secs(20), || {
             task.try_wait().unwrap().is_some()
