@@ -74,7 +74,11 @@ impl CallLog {
         line.sequence.set(2 * n + 1);
         let injected = u64::from(record.injected) << 7;
         line.words[0].set((record.lp as u64) << 8 | injected | outcome);
-        let regs = record.input.array().into_iter().chain(record.output.array());
+        let regs = record
+            .input
+            .array()
+            .into_iter()
+            .chain(record.output.array());
         for (w, value) in line.words[1..].iter().zip(regs) {
             w.set(value);
         }
@@ -88,9 +92,8 @@ impl CallLog {
             return None;
         }
         let head = line.words[0].get();
-        let regs = |from: usize| {
-            Regs::from_array(core::array::from_fn(|i| line.words[from + i].get()))
-        };
+        let regs =
+            |from: usize| Regs::from_array(core::array::from_fn(|i| line.words[from + i].get()));
         let record = CallRecord {
             lp: (head >> 8) as usize,
             input: regs(1),
