@@ -91,7 +91,9 @@ pub fn movable(size: u64) -> PrivMemFd {
 }
 
 /// A movable file on a node whose ZONE_MOVABLE has memory; the first node's may
-/// be taken by what the kernel itself needs. Skips where there is none.
+/// be taken by what the kernel itself needs. Skips where there is none. In other
+/// zones compaction moves many pages that are not ours, and these take the holes
+/// between ours before it comes to them.
 pub fn in_movable_zone(size: u64) -> PrivMemFd {
     let fd = filled_in_movable_zone(size);
     fd.punch_hole(0..size).unwrap();

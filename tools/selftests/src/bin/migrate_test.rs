@@ -10,7 +10,7 @@ use selftests::fixtures::{
     ballast, device, fails, file, in_movable_zone, movable, two_nodes, wait_for, Guest, MIB, PAGE,
     PATIENCE,
 };
-use selftests::hostmem::{cma_frames, compact, movable_blocks};
+use selftests::hostmem::{cma_frames, compact, movable_blocks, ShortFreeLists};
 use selftests::ktap::{self, note, skip};
 
 const SIZE: u64 = 8 * MIB;
@@ -131,7 +131,8 @@ fn offline_moves_pages_away() {
 
 fn compaction_moves_pages() {
     // Every other page of a larger file goes: what stays lies among holes.
-    let fd = movable(2 * SIZE);
+    let _lists = ShortFreeLists::new();
+    let fd = in_movable_zone(2 * SIZE);
     let mut guest = Guest::new(&fd, 1);
     guest.fill();
     for offset in (0..2 * SIZE).step_by(2 * PAGE as usize) {
