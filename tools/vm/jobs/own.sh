@@ -27,11 +27,12 @@ unload_under_a_path() {
 trace_events() {
 	tracing=/sys/kernel/tracing
 	echo 1 >$tracing/events/privmemfd/enable
-	/tests/migrate_test 'MOVE of a part'
+	/tests/migrate_test 'MOVE of a part' && /tests/errno_test 'MOVE of pages whose memory fails' || return 1
 	echo 0 >$tracing/events/privmemfd/enable
 	for pattern in 'create: ino=.* size=.* flags=0x1 node=-1' 'bind: ino=.* index=0 pages=' \
 		'unbind: ino=' 'relocate_begin: .* pfn=0x.* to=0x.* cause=request' \
-		'relocate_end: .* cause=request backend=software result=0 refused=none ns=[1-9]'; do
+		'relocate_end: .* cause=request backend=software result=0 refused=none ns=[1-9]' \
+		'relocate_end: .* cause=request backend=software result=-133 refused=poison ns=[1-9]'; do
 		grep -m 1 "privmemfd_$pattern" $tracing/trace || {
 			echo "no trace event like privmemfd_$pattern"
 			return 1
@@ -43,11 +44,11 @@ suite "load KVM" 60 load_kvm /modules/kvm
 suite "KUnit" 60 load_with_kunit
 suite "load copyfail" 10 insmod /modules/copyfail.ko
 # kvm_test poisons a page, and a memory block with one does not come back online.
-for name in abi file errno migrate race kvm; do
+for name in abi file errno privmemctl migrate race kvm; do
 	suite "${name}_test" 400 "/tests/${name}_test"
 done
-suite "unload copyfail" 10 rmmod copyfail
 suite "trace events" 60 trace_events
+suite "unload copyfail" 10 rmmod copyfail
 suite "unload is refused while a file exists" 60 unload_is_refused
 suite "unload with a path descriptor left" 60 unload_under_a_path
 suite "100 load and unload cycles" 300 load_cycles 100

@@ -27,6 +27,14 @@ works() {
 	/tests/tdx_test 'a TD runs'
 }
 
+traces() {
+	tracing=/sys/kernel/tracing
+	echo 1 >$tracing/events/privmemfd/enable
+	/tests/tdx_test 'MOVE keeps' || return 1
+	echo 0 >$tracing/events/privmemfd/enable
+	grep -m 1 'relocate_end: .* cause=request backend=tdx result=0 refused=none ns=[1-9]' $tracing/trace
+}
+
 # no_violation: the host has done nothing that it must not.
 no_violation() {
 	cat $EMULATOR/violations
@@ -75,6 +83,7 @@ suite "TDX: load KVM" 60 load_kvm /modules/kvm
 suite "TDX: no TDX module" 10 refuses_without_module
 suite "TDX: load" 60 load
 suite "TDX: without integrity tags" 60 works
+suite "TDX: trace events" 60 traces
 suite "TDX: unload" 60 unload
 suite "TDX: load with integrity tags" 60 load_with_tags
 # The last of them makes the host lose pages, and their memory blocks stay online.

@@ -14,8 +14,12 @@ suite "unpatched: load KVM" 60 load_kvm /modules/stock-kvm
 lines=$(dmesg | wc -l)
 suite "unpatched: load" 60 insmod /modules/privmemfd.ko
 suite "unpatched: the log says that KVM binding is off" 5 says_binding_is_off
-for name in abi file; do
+for name in abi file privmemctl; do
 	suite "unpatched: ${name}_test" 400 "/tests/${name}_test"
 done
+# What needs no VM; and what a VM says here.
+suite "unpatched: errno_test" 400 /tests/errno_test ENOMEM ENFILE EINTR ENOTTY EINVAL EACCES readahead
+suite "unpatched: migrate_test" 400 /tests/migrate_test ZONE_MOVABLE without
+suite "unpatched: kvm_test" 60 /tests/kvm_test 'if it reports'
 suite "unpatched: unload" 60 rmmod privmemfd
 suite "unpatched: unload KVM" 60 unload_kvm

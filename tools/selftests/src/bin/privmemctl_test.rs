@@ -1,0 +1,256 @@
+// SPDX-License-Identifier: GPL-2.0
+//! What people look at: the tool, run as they run it, and `/proc`.
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Command, ExitCode, Output, Stdio};
+use std::time::Duration;
+
+use privmemctl::owners::reach;
+use privmemfd_ioctls::PrivMemFd;
+use selftests::cases;
+use selftests::fixtures::{two_nodes, wait_for, MIB, PAGE};
+use selftests::ktap;
+
+const SIZE: u64 = 4 * MIB;
+
+fn tool() -> Command {
+    let mut path = std::env::current_exe().unwrap();
+    path.set_file_name("privmemctl");
+    let mut command = Command::new(path);
+    command.stdin(Stdio::null());
+    command
+}
+
+/// The tool with these arguments, to its end.
+fn run(arguments: &str) -> Output {
+    tool().args(arguments.split_whitespace()).output().unwrap()
+}
+
+/// What it prints; panics if it fails.
+#[track_caller]
+fn says(arguments: &str) -> String {
+    let output = run(arguments);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{arguments}: {errors}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// Panics unless it fails with this exit status and a message with this in it.
+#[track_caller]
+fn complains(arguments: &str, status: i32, message: &str) {
+    let output = run(arguments);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(status), "{arguments}: {errors}");
+    assert!(errors.contains(message), "{arguments}: {errors}");
+}
+
+/// `privmemctl hold` at work.
+struct Holder {
+    task: Child,
+    pid: i32,
+    fd: i32,
+}
+
+impl Holder {
+    fn new(arguments: &str) -> Self {
+        let mut task = tool()
+            .arg("hold")
+            .args(arguments.split_whitespace())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        let output = task.stdout.as_mut().unwrap();
+        BufReader::new(output).read_line(&mut line).unwrap();
+        // "holding 4.0 MiB as descriptor 4 of process 123; Ctrl-C ends it"
+        let after = |word: &str| {
+            let (_, rest) = line.split_once(word).unwrap_or_else(|| panic!("{line:?}"));
+            let digits = rest.split(|c: char| !c.is_ascii_digit()).next();
+            digits.unwrap().parse().unwrap()
+        };
+        let (pid, fd) = (after("process "), after("descriptor "));
+        assert_eq!(pid as u32, task.id(), "{line}");
+        Self { task, pid, fd }
+    }
+
+    fn target(&self) -> String {
+        format!("--pid {} --fd {}", self.pid, self.fd)
+    }
+
+    fn file(&self) -> PrivMemFd {
+        reach(self.pid, self.fd).unwrap()
+    }
+}
+
+impl Drop for Holder {
+    fn drop(&mut self) {
+        let _ = self.task.kill();
+        let _ = self.task.wait();
+    }
+}
+
+fn list_shows_every_file() {
+    let holders = [Holder::new("--size 4M"), Holder::new("--size 2M --pinned")];
+    let lines = says("list");
+    for (holder, pages) in holders.iter().zip([1024, 512]) {
+        let line: Vec<&str> = lines
+            .lines()
+            .map(|l| l.split_whitespace().collect::<Vec<_>>())
+            .find(|words| words.first() == Some(&holder.pid.to_string().as_str()))
+            .unwrap_or_else(|| panic!("no line of {}:\n{lines}", holder.pid));
+        assert_eq!(line[1], "privmemctl", "{lines}");
+        assert_eq!(line[2], holder.fd.to_string(), "{lines}");
+        assert_eq!(line[5], pages.to_string(), "{lines}");
+    }
+    drop(holders);
+    assert_eq!(says("list").lines().count(), 1, "files without an owner");
+}
+
+fn stat_is_json() {
+    let holder = Holder::new("--size 4M");
+    holder.file().move_range(0..MIB, None).unwrap();
+    let text = says(&format!("stat {}", holder.target()));
+    let stat: serde_json::Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(stat["mobility"], "movable");
+    assert_eq!(stat["size"], SIZE);
+    assert_eq!(stat["pages"], SIZE / PAGE);
+    assert_eq!(stat["relocated"], MIB / PAGE);
+    assert_eq!(stat["refused"], serde_json::json!({}));
+    let zones = stat["zones"].as_object().unwrap().values();
+    let sum: u64 = zones.map(|z| z.as_u64().unwrap()).sum();
+    assert_eq!(sum, SIZE / PAGE, "{text}");
+}
+
+fn where_draws_every_page() {
+    let holder = Holder::new("--size 4M");
+    for arguments in [format!("where {}", holder.target()), "where".into()] {
+        let text = says(&arguments);
+        let (head, blocks) = text.split_once('\n').unwrap();
+        assert!(head.contains("1,024 pages"), "{text}");
+        let pages = |line: &str| -> u64 {
+            let last = line.split_whitespace().next_back().unwrap();
+            last.replace(',', "").parse().unwrap()
+        };
+        assert_eq!(
+            blocks.lines().map(pages).sum::<u64>(),
+            SIZE / PAGE,
+            "{text}"
+        );
+        assert!(blocks.lines().all(|l| l.contains('█')), "{text}");
+    }
+}
+
+fn move_moves_what_it_was_told() {
+    let (first, second) = two_nodes();
+    let holder = Holder::new("--size 4M");
+    let file = holder.file();
+    for node in [first, second] {
+        says(&format!("move {} --node {node}", holder.target()));
+        assert_eq!(file.stat_node(node).unwrap().pages, SIZE / PAGE);
+    }
+    let before = file.pages(0..SIZE).unwrap();
+    let text = says(&format!("move {} --offset 1M --len 2M", holder.target()));
+    assert_eq!(text, "512 pages moved\n");
+    let after = file.pages(0..SIZE).unwrap();
+    for (i, (old, new)) in before.iter().zip(&after).enumerate() {
+        assert_eq!(old != new, (256..768).contains(&i), "page {i}");
+    }
+}
+
+fn watch_counts_what_moves() {
+    let holder = Holder::new("--size 4M");
+    let file = holder.file();
+    let task = tool()
+        .args(format!("watch {} --interval 1 --count 2", holder.target()).split(' '))
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // It has begun when it shows its heading; what follows, it must see.
+    std::thread::sleep(Duration::from_millis(300));
+    let moved = file.move_range(0..SIZE, None).unwrap();
+    let text = String::from_utf8(task.wait_with_output().unwrap().stdout).unwrap();
+    let lines: Vec<Vec<&str>> = text
+        .lines()
+        .map(|l| l.split_whitespace().collect())
+        .collect();
+    assert_eq!(lines.len(), 3, "{text}");
+    assert_eq!(lines[0][..2], ["PAGES", "RELOCATED"], "{text}");
+    assert_eq!(lines[2][0], (SIZE / PAGE).to_string(), "{text}");
+    assert_eq!(lines[2][1], moved.to_string(), "{text}");
+}
+
+fn mistakes_are_explained() {
+    let pinned = Holder::new("--size 1M --pinned");
+    complains(&format!("move {}", pinned.target()), 1, "busy");
+    let movable = Holder::new("--size 1M");
+    let target = movable.target();
+    complains(&format!("move {target} --offset 1"), 1, "argument");
+    complains(
+        &format!("move {target} --offset 2M --len 1M"),
+        1,
+        "argument",
+    );
+    complains(&format!("move {target} --node 1000"), 1, "argument");
+    complains(&format!("watch {target} --interval 0"), 1, "--interval");
+    complains(
+        &format!("stat --pid {} --fd 999", movable.pid),
+        1,
+        "is it open?",
+    );
+    complains("stat --pid 0 --fd 3", 1, "not a process id");
+    complains("stat --pid 1", 2, "--fd");
+    complains("hold --size 1T", 2, "not a size");
+    complains(
+        "hold --size 1M --movable --pinned",
+        2,
+        "cannot be used with",
+    );
+    complains("hold --size 1000", 1, "argument");
+    // Standard input of the holder is no privmemfd.
+    complains(&format!("stat --pid {} --fd 0", movable.pid), 1, "ioctl");
+}
+
+fn holding_ends_in_time() {
+    let mut holder = Holder::new("--size 1M --seconds 1");
+    let mut status = None;
+    wait_for(Duration::from_secs(30), || {
+        status = holder.task.try_wait().unwrap();
+        status.is_some()
+    });
+    assert!(status.is_some_and(|s| s.success()), "{status:?}");
+}
+
+fn fdinfo_has_the_counters() {
+    let holder = Holder::new("--size 4M");
+    holder.file().move_range(0..MIB, None).unwrap();
+    let text = fs::read_to_string(format!("/proc/{}/fdinfo/{}", holder.pid, holder.fd)).unwrap();
+    let ours: Vec<&str> = text
+        .lines()
+        .filter_map(|l| l.strip_prefix("privmemfd-"))
+        .collect();
+    assert_eq!(
+        ours,
+        [
+            "flags:\t0x1",
+            "size:\t4194304",
+            "pages:\t1024",
+            "vms:\t0",
+            "slots:\t0",
+            "relocated:\t256"
+        ]
+    );
+}
+
+fn main() -> ExitCode {
+    ktap::main(cases![
+        "list shows every file with its owner" => list_shows_every_file,
+        "stat prints the counters as JSON" => stat_is_json,
+        "where draws every page" => where_draws_every_page,
+        "move moves the range it was told, to the node it was told" => move_moves_what_it_was_told,
+        "watch counts what moves" => watch_counts_what_moves,
+        "mistakes end with their exit status and a message" => mistakes_are_explained,
+        "hold ends in time" => holding_ends_in_time,
+        "fdinfo shows flags, size, pages, VMs, memslots and relocations" => fdinfo_has_the_counters,
+    ])
+}
