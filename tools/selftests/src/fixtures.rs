@@ -311,6 +311,23 @@ impl Drop for Cgroup {
     }
 }
 
+/// Does something while this process may open no more descriptors.
+pub fn without_descriptors<T>(run: impl FnOnce() -> T) -> T {
+    use rustix::process::{getrlimit, setrlimit, Resource, Rlimit};
+    let old = getrlimit(Resource::Nofile);
+    let next = rustix::io::dup(io::stdout()).unwrap();
+    let lowest = std::os::fd::AsRawFd::as_raw_fd(&next) as u64;
+    drop(next);
+    let limit = Rlimit {
+        current: Some(lowest),
+        maximum: old.maximum,
+    };
+    setrlimit(Resource::Nofile, limit).unwrap();
+    let result = run();
+    setrlimit(Resource::Nofile, old).unwrap();
+    result
+}
+
 /// Unloads a kernel module that nobody uses.
 pub fn unload(module: &CStr) -> io::Result<()> {
     // SAFETY: the name is a C string.

@@ -8,8 +8,9 @@ use std::process::ExitCode;
 
 use privmemfd_ioctls::uapi::*;
 use privmemfd_ioctls::{sys, Mobility, Options, PrivMemFd, Zone};
+use rustix::mm::{MapFlags, MprotectFlags, ProtFlags};
 use selftests::cases;
-use selftests::fixtures::{device, fails, file, movable, MIB, PAGE};
+use selftests::fixtures::{device, fails, file, movable, without_descriptors, MIB, PAGE};
 use selftests::ktap;
 
 const MOVABLE: u64 = PRIVMEMFD_MOVABLE as u64;
@@ -122,19 +123,8 @@ fn cloexec_is_as_asked() {
 }
 
 fn a_full_descriptor_table_gives_emfile() {
-    use rustix::process::{getrlimit, setrlimit, Resource, Rlimit};
     let device = device();
-    let old = getrlimit(Resource::Nofile);
-    let next = rustix::io::dup(&device).unwrap();
-    let lowest = std::os::fd::AsRawFd::as_raw_fd(&next) as u64;
-    drop(next);
-    let limit = Rlimit {
-        current: Some(lowest),
-        maximum: old.maximum,
-    };
-    setrlimit(Resource::Nofile, limit).unwrap();
-    let result = sys::create(device.as_fd(), &create_arg());
-    setrlimit(Resource::Nofile, old).unwrap();
+    let result = without_descriptors(|| sys::create(device.as_fd(), &create_arg()));
     fails(result, libc::EMFILE, "descriptor table full");
 }
 
@@ -195,6 +185,58 @@ fn unreadable_arguments_give_efault() {
             fails(r, libc::EFAULT, &format!("request {request:#x} at {at:?}"));
         }
     }
+}
+
+/// What can be read but not written takes no answer.
+fn read_only_arguments_give_efault() {
+    let fd = movable(PAGE);
+    // SAFETY: a new mapping in a place of the kernel's choice.
+    let page = unsafe {
+        rustix::mm::mmap_anonymous(
+            std::ptr::null_mut(),
+            PAGE as usize,
+            ProtFlags::READ | ProtFlags::WRITE,
+            MapFlags::PRIVATE,
+        )
+        .unwrap()
+    };
+    let protect = |flags| {
+        // SAFETY: nothing refers to the page while its protection changes.
+        unsafe { rustix::mm::mprotect(page, PAGE as usize, flags).unwrap() };
+    };
+    let answers = |what: &str, request| {
+        // SAFETY: the page has room for every argument.
+        let ask = || unsafe { sys::raw(fd.as_fd(), request, page) };
+        protect(MprotectFlags::READ);
+        fails(ask(), libc::EFAULT, &format!("{what} in a read-only page"));
+        protect(MprotectFlags::READ | MprotectFlags::WRITE);
+        ask().unwrap_or_else(|e| panic!("{what} in a writable page: {e}"));
+    };
+    // SAFETY: the page is ours, writable here, and has room for it.
+    unsafe { page.cast::<privmemfd_stat>().write(stat_arg()) };
+    answers("STAT", sys::STAT);
+    let whole = privmemfd_move {
+        len: PAGE,
+        ..move_arg()
+    };
+    // SAFETY: as above.
+    unsafe { page.cast::<privmemfd_move>().write(whole) };
+    answers("MOVE", sys::MOVE);
+
+    let mut pfns = privmemfd_pages {
+        len: PAGE,
+        pfns: page as u64,
+        ..Default::default()
+    };
+    let pages = std::ptr::from_mut(&mut pfns).cast();
+    // SAFETY: the argument and the array are ours.
+    let ask = || unsafe { sys::raw(fd.as_fd(), sys::PAGES, pages) };
+    protect(MprotectFlags::READ);
+    fails(ask(), libc::EFAULT, "PAGES into a read-only page");
+    protect(MprotectFlags::READ | MprotectFlags::WRITE);
+    ask().unwrap();
+    // SAFETY: nothing refers to it.
+    unsafe { rustix::mm::munmap(page, PAGE as usize).unwrap() };
 }
 
 fn stat_of_an_empty_file_is_empty() {
@@ -400,6 +442,7 @@ fn main() -> ExitCode {
         "unknown requests give ENOTTY" => unknown_requests_give_enotty,
         "requests on the wrong file give ENOTTY" => requests_of_the_other_file_give_enotty,
         "unreadable arguments give EFAULT" => unreadable_arguments_give_efault,
+        "arguments that cannot be written give EFAULT" => read_only_arguments_give_efault,
         "STAT of an empty file is empty" => stat_of_an_empty_file_is_empty,
         "STAT counts pages by node and zone" => stat_counts_by_node_and_zone,
         "STAT refuses what it does not know" => stat_refuses_what_it_does_not_know,

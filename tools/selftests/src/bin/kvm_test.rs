@@ -10,7 +10,8 @@ use privmemfd_ioctls::{Mobility, PrivMemFd, GUEST_MEMFD_FLAG_MOVABLE};
 use rustix::fs::MemfdFlags;
 use selftests::cases;
 use selftests::fixtures::{
-    bind_or_skip, device, fails, file, movable, unload, vm, Guest, GUEST_MEMFD_FLAG_MMAP, MIB, PAGE,
+    bind_or_skip, device, fails, file, movable, unload, vm, without_descriptors, Guest,
+    GUEST_MEMFD_FLAG_MMAP, MIB, PAGE,
 };
 use selftests::ktap::{self, note, skip};
 use vmm::layout::PRIVATE_BASE as BASE;
@@ -51,6 +52,22 @@ fn new_memory_is_zero() {
     let fd = movable(MIB);
     let mut guest = Guest::new(&fd, 1);
     assert_eq!(guest.not_zero(guest.memory()), 0);
+}
+
+/// Also on a KVM that has no connection to the module.
+fn a_vm_takes_what_it_reports() {
+    let vm = vm(VmType::SwProtected);
+    let fd = movable(MIB);
+    let r = vm.bind(1, BASE..BASE + MIB, fd.as_fd(), 0);
+    if vm.guest_memfd_flags() & GUEST_MEMFD_FLAG_MOVABLE == 0 {
+        fails(r, libc::EINVAL, "bind without a connection");
+        stat_sees(&fd, 0, 0);
+        let r = vm.create_guest_memfd(MIB, GUEST_MEMFD_FLAG_MOVABLE);
+        fails(r, libc::EINVAL, "MOVABLE without a connection");
+    } else {
+        r.unwrap();
+        stat_sees(&fd, 1, 1);
+    }
 }
 
 fn other_vm_types_are_refused() {
@@ -326,6 +343,8 @@ fn kvm_refuses_bad_flags_and_sizes() {
     fails(make(0, 0), libc::EINVAL, "size 0");
     fails(make(PAGE + 1, 0), libc::EINVAL, "unaligned size");
     fails(make(1 << 63, 0), libc::EINVAL, "negative size");
+    let r = without_descriptors(|| make(MIB, 0));
+    fails(r, libc::EMFILE, "descriptor table full");
     for bit in (2..64).filter(|b| *b != 30) {
         let r = vm.create_guest_memfd(MIB, 1 << bit);
         fails(r, libc::EINVAL, &format!("flag bit {bit}"));
@@ -469,6 +488,7 @@ fn main() -> ExitCode {
     ktap::main(cases![
         "a guest writes and verifies movable and pinned memory" => a_guest_runs_on_it,
         "new memory is zero" => new_memory_is_zero,
+        "a VM takes our files if it reports MOVABLE, else gives EINVAL" => a_vm_takes_what_it_reports,
         "a default VM is refused with EOPNOTSUPP" => other_vm_types_are_refused,
         "ranges that are unaligned or beyond the end give EINVAL" => bad_ranges_are_refused,
         "other files give EINVAL" => other_files_are_refused,

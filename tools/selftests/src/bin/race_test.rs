@@ -6,16 +6,18 @@
 use std::os::fd::AsFd;
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitCode;
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use privmemfd_ioctls::PrivMemFd;
 use rustix::process::Signal;
 use selftests::cases;
 use selftests::fixtures::{
-    bind_or_skip, child, movable, role, seed, signal, vm, wait_for, Cgroup, Guest, MIB, PAGE,
-    PATIENCE,
+    bind_or_skip, child, in_movable_zone, movable, role, seed, signal, vm, wait_for, Cgroup, Guest,
+    MIB, PAGE, PATIENCE,
 };
-use selftests::hostmem::{movable_blocks, pages_relocated, Mover};
+use selftests::hostmem::{compact, movable_blocks, pages_relocated, Mover, ShortFreeLists};
 use selftests::ktap::{self, note};
 use selftests::race::{repeat, Dice};
 use vmm::guest::{ALLOW_ZERO, ANY_ROUND, VERIFY, WRITE};
@@ -64,7 +66,7 @@ fn against(
 
 fn vcpu_faults() {
     against("nothing else", 0, false, |_, _, _| {
-        std::thread::sleep(Duration::from_millis(50));
+        thread::sleep(Duration::from_millis(50));
     });
 }
 
@@ -108,7 +110,7 @@ fn memslots() {
     against("deleted and bound", 0, true, |guest, fd, _| {
         guest.vm.unbind(1).unwrap();
         guest.vm.bind(1, guest.memory(), fd.as_fd(), 0).unwrap();
-        std::thread::sleep(Duration::from_millis(5));
+        thread::sleep(Duration::from_millis(5));
     });
 }
 
@@ -157,12 +159,51 @@ fn file_close() {
         let mover = Mover::start(&fd);
         drop(fd);
         let crew = guest.run();
-        std::thread::sleep(Duration::from_millis(20));
+        thread::sleep(Duration::from_millis(20));
         guest.vm.unbind(1).unwrap();
         moved += mover.end();
         drop(crew);
     });
     report("closed the file", count, moved);
+}
+
+/// Nobody but mm knows the pages that it moves when their file goes.
+fn last_close() {
+    const CLOSES: u64 = 3;
+    let _lists = ShortFreeLists::new();
+    let stop = AtomicBool::new(false);
+    let mut moved = 0;
+    thread::scope(|s| {
+        s.spawn(|| {
+            while !stop.load(Ordering::Relaxed) {
+                compact();
+            }
+        });
+        let mut dice = Dice::new();
+        let mut tries = 0;
+        let end = Instant::now() + PATIENCE;
+        while tries < CLOSES && Instant::now() < end {
+            // Every other page goes: what stays lies among holes.
+            let fd = in_movable_zone(SIZE);
+            fd.allocate(0..SIZE).unwrap();
+            for offset in (0..SIZE).step_by(2 * PAGE as usize) {
+                fd.punch_hole(offset..offset + PAGE).unwrap();
+            }
+            let before = pages_relocated();
+            if !wait_for(Duration::from_secs(10), || pages_relocated() > before) {
+                continue;
+            }
+            thread::sleep(Duration::from_micros(dice.below(500)));
+            drop(fd);
+            moved += pages_relocated() - before;
+            tries += 1;
+        }
+        stop.store(true, Ordering::Relaxed);
+        note(format!(
+            "{tries} times closed while compaction moved pages, {moved} in all"
+        ));
+        assert!(tries > 0, "compaction moved nothing");
+    });
 }
 
 fn two_vms() {
@@ -189,7 +230,7 @@ fn two_vms() {
         vms.push((vm, job));
     }
     let mover = Mover::start(&fd);
-    std::thread::sleep(TIME);
+    thread::sleep(TIME);
     let moved = mover.end();
     let mut rounds = 0;
     let mut vcpus = Vec::new();
@@ -254,7 +295,7 @@ fn sigkill() {
         // On a slow machine it takes a while until its pages move.
         let moves = wait_for(PATIENCE, || pages_relocated() > begin);
         assert!(moves, "the victim moves nothing");
-        std::thread::sleep(Duration::from_millis(dice.below(300)));
+        thread::sleep(Duration::from_millis(dice.below(300)));
         signal(&task, Signal::KILL);
         let gone = wait_for(Duration::from_secs(20), || {
             task.try_wait().unwrap().is_some()
@@ -345,6 +386,7 @@ fn main() -> ExitCode {
         "relocation against pre-fault" => prefault,
         "relocation against VM destruction" => vm_destruction,
         "relocation against closing the file" => file_close,
+        "compaction against the last close" => last_close,
         "relocation with two VMs on one file" => two_vms,
         "relocation against a memory cgroup's limit" => memcg_limit,
         "relocation against SIGKILL" => sigkill,
