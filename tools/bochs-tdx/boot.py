@@ -7,8 +7,8 @@ a Bochs with a TDX module (tools/bochs-tdx/build.sh) instead of QEMU. OUT also
 gets seamcalls.jsonl, what the host asked of the module and what it answered,
 and bochs.log. TD memory is encrypted unless --plain is given.
 
-The guest finds the kernel's KVM modules in /modules/stock-kvm, td-test in /tests
-and the shell functions of tdx-guest.sh in /lib/tdx.sh.
+The guest finds the kernel's KVM modules in /modules/stock-kvm, td-test and tdx-smoke
+in /tests and the shell functions of tdx-guest.sh in /lib/tdx.sh.
 """
 
 import argparse
@@ -121,6 +121,7 @@ def defaults(options):
         (stock / "kvm.ko", "/modules/stock-kvm/"),
         (stock / "kvm-intel.ko", "/modules/stock-kvm/"),
         (options.bochs / "td-test", "/tests/"),
+        (HERE.parent / "tdx-smoke", "/tests/"),
         (HERE / "tdx-guest.sh", "/lib/tdx.sh"),
     ):
         if source.exists():

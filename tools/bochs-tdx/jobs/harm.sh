@@ -7,6 +7,6 @@
 # shellcheck source=../tdx-guest.sh
 . /lib/tdx.sh
 
-load_tdx /modules/kvm || exit 1
-insmod /modules/privmemfd.ko && insmod /modules/stray.ko || exit 1
+load_tdx /modules/kvm || exit 126
+insmod /modules/privmemfd.ko && insmod /modules/stray.ko || exit 126
 /tests/td-test harm "$@"

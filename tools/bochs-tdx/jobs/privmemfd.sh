@@ -2,14 +2,24 @@
 # SPDX-License-Identifier: GPL-2.0
 # shellcheck shell=dash
 #
-# TDs on movable memory: KVM with our series, privmemfd.ko.
-# privmemfd.sh [MiB] [vCPUs] [moves]
+# TDs on movable memory: KVM with our series, privmemfd.ko. tdx-smoke
+# has to say that the module is missing, and then that nothing is.
+# privmemfd.sh privmemfd|moves [MiB] [vCPUs] [moves]
 # shellcheck source=../tdx-guest.sh
 . /lib/tdx.sh
 
-load_tdx /modules/kvm || exit 1
-insmod /modules/privmemfd.ko || exit 1
-/tests/td-test privmemfd "$@"
+load_tdx /modules/kvm || exit 126
+/tests/tdx-smoke | tee /tmp/smoke | grep -m 1 '^MISSING' | grep 'privmemfd is loaded' || {
+	cat /tmp/smoke
+	echo "not ok tdx-smoke does not say that privmemfd.ko comes next"
+	exit 1
+}
+insmod /modules/privmemfd.ko || exit 126
+/tests/tdx-smoke || {
+	echo "not ok tdx-smoke finds something missing on a host that is ready"
+	exit 1
+}
+/tests/td-test "$@"
 status=$?
 no_kernel_report || status=1
 exit $status

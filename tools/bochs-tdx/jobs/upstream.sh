@@ -7,7 +7,7 @@
 # shellcheck source=../tdx-guest.sh
 . /lib/tdx.sh
 
-load_tdx /modules/stock-kvm || exit 1
+load_tdx /modules/stock-kvm || exit 126
 /tests/td-test kvm "$@"
 status=$?
 no_kernel_report || status=1

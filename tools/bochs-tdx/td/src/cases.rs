@@ -6,6 +6,7 @@ mod calls;
 mod counters;
 pub mod faults;
 mod finalize;
+pub mod instructions;
 mod interrupts;
 mod life;
 mod moves;
@@ -52,6 +53,7 @@ pub type Case = fn(&Options, &mut Counters) -> io::Result<Outcome>;
 /// The cases in their order.
 pub const CASES: &[(&str, Case)] = &[
     ("capabilities", capabilities),
+    ("instruction_faults", instructions::faults),
     ("init_vm", life::init_vm),
     ("vcpus", life::vcpus),
     ("boot", boot),
@@ -96,7 +98,6 @@ pub const MOVES: &[(&str, Case)] = &[
     ("move", moves::by_request),
     ("move_pending_pages", states::pending),
     ("move_before_finalize", states::not_finalized),
-    ("finalize_raced", finalize::raced),
     ("counters", counters::totals),
 ];
 

@@ -3,7 +3,8 @@
 //!
 //! `td-test kvm|privmemfd|moves|faults|lost|harm [MiB] [vCPUs] [moves] [case...]`; the
 //! output is KTAP, followed by one line `td-test: {...}` of counters. In `faults` and
-//! `lost` calls of the TDX module fail, `harm` does what no host may do.
+//! `lost` calls of the TDX module fail, `harm` does what no host may do. `td-test
+//! seamcall|tdcall` executes that instruction, and nothing else.
 
 mod cases;
 mod guest;
@@ -12,7 +13,7 @@ mod vm;
 
 use std::process::ExitCode;
 
-use cases::{faults, Case, Options, CASES, HARMFUL, MOVES};
+use cases::{faults, instructions, Case, Options, CASES, HARMFUL, MOVES};
 use vm::Provider;
 
 fn options() -> Option<(Options, Vec<(&'static str, Case)>)> {
@@ -40,6 +41,11 @@ fn options() -> Option<(Options, Vec<(&'static str, Case)>)> {
 }
 
 fn main() -> ExitCode {
+    let first = std::env::args().nth(1);
+    if let Some(instruction) = first.as_deref().and_then(instructions::named) {
+        instruction();
+        return ExitCode::SUCCESS;
+    }
     let Some((options, cases)) = options() else {
         eprintln!(
             "usage: td-test kvm|privmemfd|moves|faults|lost|harm [MiB] [vCPUs] [moves] [case...]"
