@@ -7,12 +7,16 @@
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=../vm/prepare.sh
 . "$(dirname "$0")/../vm/prepare.sh"
+# shellcheck source-path=SCRIPTDIR source=../vm/tdx-mutants.sh
+. "$TOP/tools/vm/tdx-mutants.sh"
 
 HERE=$TOP/tools/bochs-tdx
 OUT=$BUILD/tdx-host-mutations
 COPY=$OUT/source
 only=${1:-}
 failed=0
+# What of td-test is run.
+TESTS=(moves 2 2 2)
 
 # copy FILES...: from the top of the checkout, to be broken.
 copy() {
@@ -46,7 +50,7 @@ moves() {
 	"$HERE/boot.py" --bochs "$1" --kernel "$KERNEL" --memory 1024M --cpus 2 --append movablecore=512M \
 		--timeout 600 --out "$OUT/host" --add "$2/kvm.ko:/modules/kvm/" \
 		--add "$2/kvm-intel.ko:/modules/kvm/" --add "$3:/modules/" \
-		-- "$HERE/jobs/moves.sh" 2 2 2 >"$OUT/host.log" 2>&1 || status=$?
+		-- "$HERE/jobs/privmemfd.sh" "${TESTS[@]}" >"$OUT/host.log" 2>&1 || status=$?
 	"$HERE/summary.py" "$OUT/host.json" 1 "host=$OUT/host" 2>"$OUT/summary.log" || status=$((status ? status : 1))
 	return "$status"
 }
@@ -66,12 +70,17 @@ verdict() {
 	local name=$1 status=0
 	shift
 	moves "$@" || status=$?
-	if [ "$status" -eq 0 ]; then
+	case $status in
+	0)
 		echo "NOT CAUGHT:  $name"
 		failed=1
-	else
-		echo "caught:      $name ($(noticed "$status"))"
-	fi
+		;;
+	126)
+		echo "did not run: $name ($OUT/host.log)"
+		failed=1
+		;;
+	*) echo "caught:      $name ($(noticed "$status"))" ;;
+	esac
 }
 
 # emulator NAME FILE PERL_EXPRESSION
@@ -107,6 +116,7 @@ kvm() {
 }
 
 # module NAME FILE PERL_EXPRESSION
+# shellcheck disable=SC2317 # called by tdx_mutants
 module() {
 	wanted "$1" || return 0
 	copy Kbuild Makefile rust src include
@@ -127,22 +137,15 @@ moves "$BOCHS" "$KVM_MODULES" "$MODULE" ||
 	die "the tests fail with nothing broken: $(noticed $?)" "run tools/bochs-tdx/run.sh first"
 
 model=tools/tdx-emu/model/src
-protocol=src/backend/tdx/protocol.rs
 relocate=patches/0010-KVM-TDX-Let-the-provider-of-private-memory-move-page.patch
 emulator "the TDX module forgets to flush for a new epoch" $model/epoch.rs \
 	's/self\.flush_translations\(lp, td\);\n            \}/let _ = lp;\n            }/'
 emulator "the CPU ignores the TDX module's INVEPT" tools/bochs-tdx/cpu/tdx.cc 's/tdx_tlb_invept\(lp, eptp\);//'
 kvm "KVM does not kick vCPUs" $relocate \
 	's/kvm_make_all_cpus_request\(tdx_relocation_to_kvm\(td\), KVM_REQ_OUTSIDE_GUEST_MODE\);/(void)td;/'
+TESTS=(privmemfd 2 2 2 finalize_raced counters)
 kvm "KVM moves pages of a TD that is being built" $relocate \
 	's/mutex_trylock\(&kvm->slots_lock\);\n\+\t\tif \(!locked\)/mutex_trylock(&kvm->slots_lock);\n+\t\tif (false)/'
-module "no TRACK" $protocol 's/self\.settle\(\|\| self\.td\.track\(\)\)\.0/Verdict::Done/'
-module "no kick" $protocol 's/self\.td\.kick\(\);//'
-module "no WBINVD" $protocol 's/session\.settle\(\|\| td\.wbinvd\(nr\)\)\.0 != Verdict::Done/false/'
-module "RELOCATE before BLOCK" $protocol \
-	's/match self\.block\(nr\) \{\n                Ok\(page\) => \{/match Ok::<Blocked, Outcome>(Blocked(nr)) {\n                Ok(page) => {/'
-module "copy instead of RELOCATE" src/backend/tdx.rs \
-	's/answer\(\s*Leaf::MemPageRelocate,\s*tdx::mem_page_relocate\(self\.td, &self\.moves\[nr\]\),\s*\)/{ let mv = &self.moves[nr]; let _ = mv.dst().copy_from(mv.src()); Answer { status: 0, rcx: tdx::old_page(mv), rdx: 0 } }/'
-module "the host writes to the old page too early" src/backend/tdx.rs \
-	's/let result = protocol::relocate/for mv in moves.iter() { mv.src().clear(); }\n    let result = protocol::relocate/'
+TESTS=(moves 2 2 2)
+tdx_mutants module
 exit "$failed"

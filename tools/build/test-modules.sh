@@ -18,20 +18,22 @@ shift 2
 [ -f "$kdir/include/config/auto.conf" ] ||
 	die "$kdir is no kernel build tree" "give the build folder of a kernel with Rust as KDIR"
 
-# build NAME FOLDER MAKE_ARGS...
+# build NAME FOLDER MAKE_ARGS...: all modules of a folder.
 build() {
 	local name=$1 folder=$2
 	shift 2
 	mkdir -p "$out/$name.build"
 	kmake "$kdir" M="$folder" MO="$out/$name.build" "$@" modules >"$out/$name.log" 2>&1 || {
 		tail -n 30 "$out/$name.log" >&2
-		die "$name.ko does not build" "read $out/$name.log"
+		die "the modules of $folder do not build" "read $out/$name.log"
 	}
-	cp "$out/$name.build/$name.ko" "$out/$name.ko"
+	cp "$out/$name.build/"*.ko "$out/"
 }
 
 build copyfail "$TOP/tools/selftests/copyfail" "$@"
 build tdxemu "$TOP/tools/tdx-emu/kernel" "$@"
+build stray "$TOP/tools/bochs-tdx/stray" "$@"
+build count "$TOP/tools/bochs-tdx/count" "$@"
 case " $*" in
 *" KBUILD_EXTRA_SYMBOLS="*) build tdhost "$TOP/tools/tdx-emu/tdhost" "$@" ;;
 esac

@@ -7,11 +7,14 @@
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=prepare.sh
 . "$(dirname "$0")/prepare.sh"
+# shellcheck source-path=SCRIPTDIR source=tdx-mutants.sh
+. "$TOP/tools/vm/tdx-mutants.sh"
 
 OUT=$BUILD/mutations
 failed=0
 
 # mutant NAME FILE PERL_EXPRESSION: the expression sees the whole file.
+# shellcheck disable=SC2317 # called by tdx_mutants
 mutant() {
 	local name=$1 file=$2 copy=$OUT/source status=0
 	rm -rf "$copy" "$OUT/module" "$OUT/vm"
@@ -35,7 +38,7 @@ mutant() {
 		echo "NOT CAUGHT:  $name"
 		failed=1
 		;;
-	125)
+	126)
 		echo "did not run: $name"
 		failed=1
 		;;
@@ -45,14 +48,5 @@ mutant() {
 
 prepare plain
 mkdir -p "$OUT"
-protocol=src/backend/tdx/protocol.rs
-mutant "no TRACK" $protocol 's/self\.settle\(\|\| self\.td\.track\(\)\)\.0/Verdict::Done/'
-mutant "no kick" $protocol 's/self\.td\.kick\(\);//'
-mutant "no WBINVD" $protocol 's/session\.settle\(\|\| td\.wbinvd\(nr\)\)\.0 != Verdict::Done/false/'
-mutant "RELOCATE before BLOCK" $protocol \
-	's/match self\.block\(nr\) \{\n                Ok\(page\) => \{/match Ok::<Blocked, Outcome>(Blocked(nr)) {\n                Ok(page) => {/'
-mutant "copy instead of RELOCATE" src/backend/tdx.rs \
-	's/answer\(\s*Leaf::MemPageRelocate,\s*tdx::mem_page_relocate\(self\.td, &self\.moves\[nr\]\),\s*\)/{ let mv = &self.moves[nr]; let _ = mv.dst().copy_from(mv.src()); Answer { status: 0, rcx: tdx::old_page(mv), rdx: 0 } }/'
-mutant "the host writes to the old page too early" src/backend/tdx.rs \
-	's/let result = protocol::relocate/for mv in moves.iter() { mv.src().clear(); }\n    let result = protocol::relocate/'
+tdx_mutants mutant
 exit "$failed"

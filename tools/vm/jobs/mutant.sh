@@ -5,7 +5,7 @@
 # shellcheck source-path=SCRIPTDIR/../guest source=guest.sh
 . /lib/guest.sh
 
-insmod /modules/privmemfd.ko && insmod /modules/tdxemu.ko tags=256 && insmod /modules/tdhost.ko || exit 125
+insmod /modules/privmemfd.ko && insmod /modules/tdxemu.ko tags=256 && insmod /modules/tdhost.ko || exit 126
 for name in tdx tdx_race; do
 	timeout -s KILL 300 "/tests/${name}_test" || exit 1
 done
