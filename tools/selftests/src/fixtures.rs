@@ -242,6 +242,14 @@ impl Guest {
     }
 }
 
+/// What a vCPU answered; panics if it did not.
+pub fn done(exit: Exit) -> u64 {
+    match exit {
+        Exit::Done(value) => value,
+        other => panic!("unexpected exit {other:?}"),
+    }
+}
+
 /// Waits for something; false when the time is over.
 pub fn wait_for(limit: Duration, mut done: impl FnMut() -> bool) -> bool {
     let end = Instant::now() + limit;

@@ -10,7 +10,7 @@ use privmemfd_ioctls::{Mobility, PrivMemFd, GUEST_MEMFD_FLAG_MOVABLE};
 use rustix::fs::MemfdFlags;
 use selftests::cases;
 use selftests::fixtures::{
-    bind_or_skip, device, fails, file, movable, unload, vm, without_descriptors, Guest,
+    bind_or_skip, device, done, fails, file, movable, unload, vm, without_descriptors, Guest,
     GUEST_MEMFD_FLAG_MMAP, MIB, PAGE,
 };
 use selftests::ktap::{self, note, skip};
@@ -23,13 +23,6 @@ fn protected() -> Vm {
     bind_or_skip(&vm, BASE..BASE + PAGE, probe.as_fd());
     vm.unbind(1).unwrap();
     vm
-}
-
-fn done(exit: Exit) -> u64 {
-    match exit {
-        Exit::Done(value) => value,
-        other => panic!("unexpected exit {other:?}"),
-    }
 }
 
 fn stat_sees(fd: &PrivMemFd, vms: u64, slots: u64) {
@@ -417,73 +410,6 @@ fn punched_pages_are_zero_and_frames_are_clean() {
     }
 }
 
-fn poison(action: &str, pfn: u64) {
-    let path = format!("/sys/devices/system/memory/{action}_offline_page");
-    if !std::path::Path::new(&path).exists() {
-        skip("no memory failure handling in this kernel");
-    }
-    fs::write(path, format!("{:#x}", pfn * PAGE)).unwrap_or_else(|e| panic!("{action}: {e}"));
-}
-
-fn failing_memory_reaches_the_vmm() {
-    let fd = movable(MIB);
-    let mut guest = Guest::new(&fd, 1);
-    guest.fill();
-    let bad = fd.pages(5 * PAGE..6 * PAGE).unwrap()[0].unwrap();
-    // The kernel says EBUSY when the page stays in its file, as it must.
-    let path = "/sys/devices/system/memory/hard_offline_page";
-    if !std::path::Path::new(path).exists() {
-        skip("no memory failure handling in this kernel");
-    }
-    note(format!(
-        "hard offline: {:?}",
-        fs::write(path, format!("{:#x}", bad * PAGE))
-    ));
-    for _ in 0..2 {
-        match guest.read(BASE + 5 * PAGE) {
-            Exit::MemoryFault {
-                gpa,
-                private,
-                errno,
-                ..
-            } => {
-                assert_eq!(
-                    (gpa, private, errno),
-                    (BASE + 5 * PAGE, true, libc::EHWPOISON)
-                );
-            }
-            other => panic!("access to failed memory: {other:?}"),
-        }
-    }
-    let s = fd.stat().unwrap();
-    assert_eq!(s.poisoned, 1);
-    fails(fd.allocate(0..MIB), libc::EHWPOISON, "fallocate");
-    // The others are as before, and can move.
-    assert_ne!(done(guest.read(BASE + 4 * PAGE)), 0);
-    assert_eq!(fd.move_range(0..MIB, None).unwrap(), MIB / PAGE - 1);
-    assert_ne!(done(guest.read(BASE + 6 * PAGE)), 0);
-    // Punching the hole gives a good page.
-    fd.punch_hole(5 * PAGE..6 * PAGE).unwrap();
-    assert_eq!(done(guest.read(BASE + 5 * PAGE)), 0);
-    assert_eq!(fd.stat().unwrap().poisoned, 0);
-}
-
-fn soft_offline_moves_the_page() {
-    let fd = movable(MIB);
-    let mut guest = Guest::new(&fd, 1);
-    guest.fill();
-    for page in [0, 7, 255] {
-        let range = page * PAGE..(page + 1) * PAGE;
-        let old = fd.pages(range.clone()).unwrap()[0].unwrap();
-        poison("soft", old);
-        let new = fd.pages(range).unwrap()[0].unwrap();
-        assert_ne!(old, new);
-    }
-    guest.verify();
-    let s = fd.stat().unwrap();
-    assert_eq!((s.poisoned, s.pages, s.relocated), (0, MIB / PAGE, 3));
-}
-
 fn main() -> ExitCode {
     ktap::main(cases![
         "a guest writes and verifies movable and pinned memory" => a_guest_runs_on_it,
@@ -507,7 +433,5 @@ fn main() -> ExitCode {
         "KVM_PRE_FAULT_MEMORY gives memory" => prefault_gives_memory,
         "conversion to shared and back keeps both contents" => conversion_both_ways,
         "punched pages read zero, whatever their frames held" => punched_pages_are_zero_and_frames_are_clean,
-        "failing memory reaches the VMM as EHWPOISON" => failing_memory_reaches_the_vmm,
-        "soft offline moves the page and keeps its content" => soft_offline_moves_the_page,
     ])
 }
