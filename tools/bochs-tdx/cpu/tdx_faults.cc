@@ -23,11 +23,12 @@ static void write_byte(void *, Bit32u, Bit32u value, unsigned)
 {
   answer.clear();
   if (Bit8u(value) != '\n') {
-    if (line.size() < LONGEST_LINE)
+    // One more than there may be tells that it is too long.
+    if (line.size() <= LONGEST_LINE)
       line += char(value);
     return;
   }
-  good = tdx_emu_faults_apply(line.c_str());
+  good = line.size() <= LONGEST_LINE && tdx_emu_faults_apply(line.c_str());
   line.clear();
 }
 

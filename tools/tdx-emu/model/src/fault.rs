@@ -98,6 +98,13 @@ impl FaultPlan {
         self.rng.set(seed);
     }
 
+    /// The same; returns where the random rules were.
+    pub(crate) fn reseed(&self, seed: u64) -> u64 {
+        let before = self.rng.get();
+        self.rng.set(seed);
+        before
+    }
+
     /// Adds a rule. Returns its number, or `None` if the plan is full.
     pub fn add(&self, rule: Rule) -> Option<usize> {
         let (kind, param) = match rule.when {

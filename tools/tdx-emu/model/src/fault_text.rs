@@ -132,10 +132,12 @@ impl FaultPlan {
             "clear" => self.clear(),
             line => {
                 let (rule, seed) = rule(line).ok_or(Bad::Syntax)?;
-                if let Some(seed) = seed {
-                    self.seed(seed);
+                // The rule may fire as soon as it is there.
+                let before = seed.map(|seed| self.reseed(seed));
+                if self.add(rule).is_none() {
+                    before.map(|seed| self.reseed(seed));
+                    return Err(Bad::Full);
                 }
-                self.add(rule).ok_or(Bad::Full)?;
             }
         }
         Ok(())
@@ -204,5 +206,9 @@ mod tests {
             assert_eq!(plan.apply("0 status=1"), Ok(()));
         }
         assert_eq!(plan.apply("0 status=1"), Err(Bad::Full));
+        let seed = plan.reseed(4);
+        let refused = plan.apply("0 random=1/2 seed=9 status=1");
+        assert_eq!(refused, Err(Bad::Full));
+        assert_eq!(plan.reseed(seed), 4, "a rule without room changes nothing");
     }
 }

@@ -4,19 +4,18 @@
 use std::io;
 use std::os::fd::AsRawFd;
 
-use kvm_bindings::{kvm_cpuid_entry2, kvm_enable_cap, KVM_CAP_MAX_VCPUS, KVM_CAP_SPLIT_IRQCHIP};
+use kvm_bindings::{kvm_cpuid_entry2, kvm_enable_cap, KVM_CAP_SPLIT_IRQCHIP};
 use kvm_ioctls::{Kvm, VmFd};
 
 use super::moves::while_looping;
 use super::{booted, check, equal, no_mismatch, Counters, Options, Outcome};
-use crate::guest::{Command, Field};
+use crate::guest::{Command, Field, SHARED_BIT};
 use crate::tdx::{self, Cmd, Id, InitVm, MemRegion};
 use crate::vm::{set_cpuid, Memory, Td};
 
 const SEPT_VE_DISABLE: u64 = 1 << 28;
 const DEBUG: u64 = 1;
 const ROUNDS: u64 = 4;
-const SHARED: u64 = 1 << 47;
 /// `KVM_TDX_MEASURE_MEMORY_REGION`.
 const MEASURE: u32 = 1;
 
@@ -123,7 +122,7 @@ pub fn vcpus(o: &Options, _: &mut Counters) -> io::Result<Outcome> {
     split_irqchip(&vm)?;
     tdx::init_vm(&vm, 0, 3)?;
     let most = vm.check_extension_int(kvm_ioctls::Cap::MaxVcpus) as u64;
-    check(KVM_CAP_MAX_VCPUS > 0 && most >= 1, || "no vCPUs".into())?;
+    check(most >= 1, || "no vCPUs".into())?;
     // KVM has as many for a TD as the host has CPUs.
     let all: Vec<_> = (0..most)
         .map(|id| create_vcpu(&vm, id))
@@ -189,7 +188,7 @@ pub fn vcpus(o: &Options, _: &mut Counters) -> io::Result<Outcome> {
             "shared memory",
             MemRegion {
                 source,
-                gpa: gpa | SHARED,
+                gpa: gpa | SHARED_BIT,
                 pages: 1,
             },
         ),
