@@ -1,11 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 //! What a privmemfd is compared with: a memfd that this process has mapped.
 
-use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
 
 use anyhow::Context;
+use privmemctl::memory::own_frames;
 use rustix::fs::MemfdFlags;
 use rustix::mm::{mmap, munmap, MapFlags, ProtFlags};
 use selftests::fixtures::PAGE;
@@ -77,16 +76,7 @@ impl Mapped {
 
     /// Page frame numbers, from /proc/self/pagemap.
     pub fn pfns(&self) -> anyhow::Result<Vec<Option<u64>>> {
-        const PRESENT: u64 = 1 << 63;
-        const PFN: u64 = (1 << 55) - 1;
-        let mut bytes = vec![0u8; self.pages() * 8];
-        let at = self.at as u64 / PAGE * 8;
-        File::open("/proc/self/pagemap")?.read_exact_at(&mut bytes, at)?;
-        Ok(bytes
-            .chunks_exact(8)
-            .map(|entry| u64::from_ne_bytes(entry.try_into().expect("eight bytes")))
-            .map(|entry| (entry & PRESENT != 0).then_some(entry & PFN))
-            .collect())
+        Ok(own_frames(self.at as u64, self.pages())?)
     }
 }
 

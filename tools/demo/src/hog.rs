@@ -3,12 +3,12 @@
 //! belongs to a child process: here, every page given back would interrupt the
 //! vCPUs, which share this process's address space.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io::{self, BufRead, BufReader, Read};
 use std::ops::Range;
-use std::os::unix::fs::FileExt;
 use std::process::{Child, Command, Stdio};
 
+use privmemctl::memory::own_frames;
 use rustix::mm::{madvise, mmap_anonymous, munmap, Advice, MapFlags, ProtFlags};
 
 const PAGE: usize = 4096;
@@ -192,23 +192,16 @@ impl Hog {
 
     /// Gives back the pages that lie in a range of page frames.
     fn release_frames(&self, frames: &Range<u64>) -> io::Result<()> {
-        let pagemap = File::open("/proc/self/pagemap")?;
-        let mut entries = vec![0u8; CHUNK / PAGE * 8];
         for chunk in &self.chunks {
-            pagemap.read_exact_at(&mut entries, (chunk.0 as usize / PAGE * 8) as u64)?;
-            for (i, entry) in entries.chunks_exact(8).enumerate() {
-                if pfn(entry).is_some_and(|pfn| frames.contains(&pfn)) {
+            let places = own_frames(chunk.0 as u64, CHUNK / PAGE)?;
+            for (i, pfn) in places.into_iter().enumerate() {
+                if pfn.is_some_and(|pfn| frames.contains(&pfn)) {
                     chunk.advise(i * PAGE..(i + 1) * PAGE, Advice::LinuxDontNeed)?;
                 }
             }
         }
         Ok(())
     }
-}
-
-fn pfn(entry: &[u8]) -> Option<u64> {
-    let entry = u64::from_le_bytes(entry.try_into().ok()?);
-    (entry >> 63 == 1).then_some(entry & ((1 << 55) - 1))
 }
 
 /// Free bytes on a node.
@@ -264,11 +257,5 @@ mod tests {
         let text = "Node 0 MemTotal:  100 kB\nNode 0 MemFree:   48 kB\n";
         assert_eq!(parse_free(text), Some(48 << 10));
         assert_eq!(parse_free("nothing"), None);
-    }
-
-    #[test]
-    fn only_present_pages_have_a_frame() {
-        assert_eq!(pfn(&(1u64 << 63 | 77).to_le_bytes()), Some(77));
-        assert_eq!(pfn(&77u64.to_le_bytes()), None);
     }
 }

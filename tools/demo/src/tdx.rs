@@ -17,16 +17,8 @@ use std::thread::JoinHandle;
 use anyhow::{bail, Context};
 use privmemfd_ioctls::PrivMemFd;
 use serde::Serialize;
-use tdhost::{Command, Td};
+use tdhost::{Command, Td, MOVE_LEAVES};
 
-/// The leaves that moving a page takes.
-const LEAVES: [&str; 5] = [
-    "TDH.MEM.RANGE.BLOCK",
-    "TDH.MEM.TRACK",
-    "TDH.MEM.PAGE.RELOCATE",
-    "TDH.MEM.RANGE.UNBLOCK",
-    "TDH.PHYMEM.PAGE.WBINVD",
-];
 const EMULATOR: &str = "/sys/kernel/debug/tdxemu";
 const MODULE: &str = "/sys/kernel/debug/privmemfd";
 
@@ -141,7 +133,10 @@ impl Counters {
 
 /// Numbers of one kind, by leaf, from lines `LEAF KIND NUMBER`.
 fn by_leaf(text: &str, kind: &str) -> BTreeMap<String, u64> {
-    let mut all: BTreeMap<_, _> = LEAVES.iter().map(|leaf| ((*leaf).to_owned(), 0)).collect();
+    let mut all: BTreeMap<_, _> = MOVE_LEAVES
+        .iter()
+        .map(|leaf| ((*leaf).to_owned(), 0))
+        .collect();
     for line in text.lines() {
         let mut words = line.split_whitespace();
         let (Some(leaf), Some(word), Some(number)) = (words.next(), words.next(), words.next())
@@ -270,7 +265,7 @@ mod tests {
         assert_eq!(counters.seamcalls["TDH.MEM.PAGE.RELOCATE"], 12);
         assert_eq!(counters.succeeded["TDH.MEM.PAGE.RELOCATE"], 10);
         assert_eq!(counters.seamcalls["TDH.MEM.RANGE.UNBLOCK"], 0);
-        assert_eq!(counters.seamcalls.len(), LEAVES.len());
+        assert_eq!(counters.seamcalls.len(), MOVE_LEAVES.len());
         assert_eq!(counters.since(&counters).succeeded["TDH.MEM.TRACK"], 0);
         assert_eq!(fired("a every=3 fired=4\nb nth=1 fired=1\n"), 5);
     }

@@ -2,12 +2,16 @@
 //! The machine's memory blocks, as sysfs shows them.
 
 use std::collections::BTreeMap;
-use std::fs;
+use std::fs::{self, File};
 use std::io;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 const ROOT: &str = "/sys/devices/system/memory";
 const PAGE_SIZE: u64 = 4096;
+/// Bits of an entry of /proc/self/pagemap.
+const PRESENT: u64 = 1 << 63;
+const PFN: u64 = (1 << 55) - 1;
 
 /// A piece of memory that can be taken offline.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -141,6 +145,21 @@ fn read_block(index: u64, dir: &Path) -> Block {
     }
 }
 
+/// Page frame numbers of this process's memory from an address on, by
+/// /proc/self/pagemap; `None` where nothing is mapped.
+pub fn own_frames(at: u64, pages: usize) -> io::Result<Vec<Option<u64>>> {
+    let mut bytes = vec![0u8; pages * 8];
+    File::open("/proc/self/pagemap")?.read_exact_at(&mut bytes, at / PAGE_SIZE * 8)?;
+    Ok(bytes
+        .chunks_exact(8)
+        .map(|entry| frame(u64::from_ne_bytes(entry.try_into().expect("eight bytes"))))
+        .collect())
+}
+
+fn frame(entry: u64) -> Option<u64> {
+    (entry & PRESENT != 0).then_some(entry & PFN)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -198,5 +217,11 @@ mod tests {
         assert_eq!(m.blocks.len(), 1);
         let b = &m.blocks[&5];
         assert_eq!((b.node, b.online, b.is_movable()), (Some(1), false, true));
+    }
+
+    #[test]
+    fn only_present_pages_have_a_frame() {
+        assert_eq!(frame(1 << 63 | 77), Some(77));
+        assert_eq!(frame(77), None);
     }
 }

@@ -31,6 +31,14 @@ use uapi::*;
 pub const DEVICE: &str = "/dev/tdhost";
 /// Bytes in a page.
 pub const PAGE: u64 = 4096;
+/// The SEAMCALL leaves that moving a page takes.
+pub const MOVE_LEAVES: [&str; 5] = [
+    "TDH.MEM.RANGE.BLOCK",
+    "TDH.MEM.TRACK",
+    "TDH.MEM.PAGE.RELOCATE",
+    "TDH.MEM.RANGE.UNBLOCK",
+    "TDH.PHYMEM.PAGE.WBINVD",
+];
 
 /// Any request with any argument, even an address nobody can read.
 ///

@@ -7,18 +7,11 @@ use std::path::Path;
 use selftests::fixtures::PAGE;
 use selftests::tdx::emulator::{clear_counters, Counters};
 use selftests::tdx::Tdx;
+use tdhost::MOVE_LEAVES;
 
 use super::{per_page, timed, Amount, Notes};
 use crate::report::{Calls, Unit};
 
-/// The leaves that moving a page takes.
-const LEAVES: [&str; 5] = [
-    "TDH.MEM.RANGE.BLOCK",
-    "TDH.MEM.TRACK",
-    "TDH.MEM.PAGE.RELOCATE",
-    "TDH.MEM.RANGE.UNBLOCK",
-    "TDH.PHYMEM.PAGE.WBINVD",
-];
 const KICKS: &str = "/sys/kernel/debug/privmemfd/tdx_kicks";
 /// Pages of the TD.
 const PAGES: u64 = 512;
@@ -36,7 +29,12 @@ fn measured(
     let before = kicks()?;
     let (pages, took) = timed(work)?;
     let counters = Counters::read();
-    let sum = |kind| LEAVES.iter().map(|l| counters.ended(l, kind)).sum::<u64>();
+    let sum = |kind| {
+        MOVE_LEAVES
+            .iter()
+            .map(|l| counters.ended(l, kind))
+            .sum::<u64>()
+    };
     let per = |n: u64| n as f64 / pages as f64;
     Ok(Calls {
         name,
