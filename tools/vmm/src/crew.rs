@@ -84,6 +84,9 @@ pub struct Progress {
     pub first: Option<Mismatch>,
 }
 
+/// How long a vCPU may take to see that it has to stop.
+const TO_STOP: Duration = Duration::from_secs(20);
+
 /// vCPUs in threads; stops them when dropped.
 #[derive(Debug)]
 pub struct Crew {
@@ -198,9 +201,18 @@ impl Crew {
     pub fn finish(mut self, limit: Duration) -> io::Result<(Vec<Vcpu>, Progress)> {
         if !self.wait(limit) {
             let p = self.progress();
+            let running = self.threads.iter().map(|t| !t.is_finished());
+            let running: Vec<bool> = running.collect();
             self.tell_to_stop();
-            let _ = self.collect();
-            let text = format!("the guest did not finish in {limit:?}: {p:?}");
+            let stops = self.wait(TO_STOP);
+            if !stops {
+                // Nobody can wait for a vCPU that does not even see the end.
+                self.threads.clear();
+            }
+            let text = format!(
+                "the guest did not finish in {limit:?}, vCPUs running {running:?}, \
+                 they end when told: {stops}; {p:?}"
+            );
             return Err(io::Error::new(io::ErrorKind::TimedOut, text));
         }
         self.collect()
