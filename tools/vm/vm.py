@@ -6,8 +6,8 @@ The kernel's console (ttyS0) goes to OUT/console.log. The script's output
 (ttyS1) is copied to standard output and OUT/job.log while it runs; when the script ends the
 guest sends its exit status and the content of its /out over the same line,
 behind a marker that holds a random word, and the folder is unpacked into OUT.
-OUT/dmesg.log is always among it. With --vm-exits QEMU logs every VMRUN and every VM
-exit (code, info 1, info 2, RIP) to OUT/vm-exits.log.
+OUT/dmesg.log is always among it. QEMU writes the state of processors that are reset to
+OUT/cpu.log, with --vm-exits also every VMRUN and every VM exit (code, info 1, info 2, RIP).
 
 Exit status: the script's own; 124 if it ran out of time; 125 if the machine
 itself failed (panic, hang, no boot), after the end of the console.
@@ -148,9 +148,13 @@ def qemu(options, initramfs):
     emulation = ["-accel", "tcg,thread=multi"]
     if options.instructions:
         emulation = ["-accel", "tcg,thread=single", "-icount", "shift=0,sleep=off"]
+    # What a processor was at when it was reset, which is all that a triple fault leaves.
+    items, log = ["cpu_reset"], f"{options.out}/cpu.log"
     if options.vm_exits:
-        # The filter keeps the instructions out that -d in_asm is there for.
-        emulation += ["-d", "in_asm", "-dfilter", "0x1+0x1", "-D", f"{options.out}/vm-exits.log"]
+        # The filter keeps the instructions out that in_asm is there for.
+        items.append("in_asm")
+        emulation += ["-dfilter", "0x1+0x1"]
+    emulation += ["-d", ",".join(items), "-D", log]
     return [
         "qemu-system-x86_64", *emulation, "-cpu", "EPYC,+svm,+npt",
         "-smp", str(options.cpus), "-m", options.memory,
@@ -292,6 +296,9 @@ def main():
     if not output.marked:
         what = "hangs" if hung else "ended before the script did (a panic?)"
         print(f"error: the machine {what}", file=sys.stderr)
+        resets = options.out / "cpu.log"
+        if resets.exists() and "Triple fault" in resets.read_text(errors="replace"):
+            print(f"       a triple fault; {resets} has the processors' state", file=sys.stderr)
         for line in (options.out / "qemu.log").read_text(errors="replace").splitlines():
             if "TCG doesn't support requested feature" not in line:
                 print(line, file=sys.stderr)

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{bail, Context};
 use privmemctl::draw::number;
-use privmemctl::memory::{Block, Census, MemoryMap};
+use privmemctl::memory::{Block, Census, MemoryMap, ShortFreeLists};
 
 use crate::hog::{HogProcess, Plan};
 use crate::report::Log;
@@ -34,6 +34,7 @@ fn busiest_node(map: &MemoryMap, census: &Census) -> Option<u32> {
 /// Compacts memory again and again until that moves nothing more; the guest's
 /// pages lie scattered among holes at first, see [`Stage::open`].
 pub fn compact(stage: &Stage, tries: u32, enough: u64, log: &mut Log) -> anyhow::Result<()> {
+    let _lists = ShortFreeLists::new()?;
     let mut by_compaction = 0;
     for attempt in 0..tries {
         if attempt > 0 {

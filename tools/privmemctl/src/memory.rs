@@ -145,6 +145,28 @@ fn read_block(index: u64, dir: &Path) -> Block {
     }
 }
 
+/// Freed pages stay on per-CPU lists, thousands of them on a large zone, where
+/// compaction finds none: keeps these lists short until it is dropped.
+pub struct ShortFreeLists(String);
+
+impl ShortFreeLists {
+    const FRACTION: &str = "/proc/sys/vm/percpu_pagelist_high_fraction";
+
+    /// Shortens them. Needs root.
+    #[allow(clippy::new_without_default)] // It changes the host.
+    pub fn new() -> io::Result<Self> {
+        let before = fs::read_to_string(Self::FRACTION)?;
+        fs::write(Self::FRACTION, i32::MAX.to_string())?;
+        Ok(Self(before))
+    }
+}
+
+impl Drop for ShortFreeLists {
+    fn drop(&mut self) {
+        let _ = fs::write(Self::FRACTION, self.0.trim());
+    }
+}
+
 /// Page frame numbers of this process's memory from an address on, by
 /// /proc/self/pagemap; `None` where nothing is mapped.
 pub fn own_frames(at: u64, pages: usize) -> io::Result<Vec<Option<u64>>> {

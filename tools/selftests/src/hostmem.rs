@@ -15,28 +15,6 @@ pub fn compact() {
     fs::write("/proc/sys/vm/compact_memory", "1").unwrap();
 }
 
-/// Freed pages stay on per-CPU lists, thousands of them on a large zone, where
-/// compaction finds none: keeps these lists short until it is dropped.
-pub struct ShortFreeLists(String);
-
-const FREE_LIST_FRACTION: &str = "/proc/sys/vm/percpu_pagelist_high_fraction";
-
-impl ShortFreeLists {
-    /// Shortens them.
-    #[allow(clippy::new_without_default)] // It changes the host.
-    pub fn new() -> Self {
-        let before = fs::read_to_string(FREE_LIST_FRACTION).unwrap();
-        fs::write(FREE_LIST_FRACTION, i32::MAX.to_string()).unwrap();
-        Self(before)
-    }
-}
-
-impl Drop for ShortFreeLists {
-    fn drop(&mut self) {
-        let _ = fs::write(FREE_LIST_FRACTION, self.0.trim());
-    }
-}
-
 /// Pages of all files that have moved since the module was loaded.
 pub fn pages_relocated() -> u64 {
     let path = "/sys/kernel/debug/privmemfd/pages_relocated";

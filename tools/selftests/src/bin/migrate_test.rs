@@ -3,14 +3,14 @@
 
 use std::process::ExitCode;
 
-use privmemctl::memory::MemoryMap;
+use privmemctl::memory::{MemoryMap, ShortFreeLists};
 use privmemfd_ioctls::{Mobility, Options, PrivMemFd, Refusal, Zone};
 use selftests::cases;
 use selftests::fixtures::{
     ballast, device, fails, file, in_movable_zone, movable, two_nodes, wait_for, Guest, MIB, PAGE,
     PATIENCE,
 };
-use selftests::hostmem::{cma_frames, compact, movable_blocks, ShortFreeLists};
+use selftests::hostmem::{cma_frames, compact, movable_blocks};
 use selftests::ktap::{self, note, skip};
 
 const SIZE: u64 = 8 * MIB;
@@ -131,7 +131,7 @@ fn offline_moves_pages_away() {
 
 fn compaction_moves_pages() {
     // Every other page of a larger file goes: what stays lies among holes.
-    let _lists = ShortFreeLists::new();
+    let _lists = ShortFreeLists::new().unwrap();
     let fd = in_movable_zone(2 * SIZE);
     let mut guest = Guest::new(&fd, 1);
     guest.fill();

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use privmemctl::memory::ShortFreeLists;
 use privmemfd_ioctls::PrivMemFd;
 use rustix::process::Signal;
 use selftests::cases;
@@ -17,7 +18,7 @@ use selftests::fixtures::{
     bind_or_skip, child, in_movable_zone, movable, role, seed, signal, vm, wait_for, Cgroup, Guest,
     MIB, PAGE, PATIENCE,
 };
-use selftests::hostmem::{compact, movable_blocks, pages_relocated, Mover, ShortFreeLists};
+use selftests::hostmem::{compact, movable_blocks, pages_relocated, Mover};
 use selftests::ktap::{self, note};
 use selftests::race::{repeat, Dice};
 use vmm::guest::{ALLOW_ZERO, ANY_ROUND, VERIFY, WRITE};
@@ -170,7 +171,7 @@ fn file_close() {
 /// Nobody but mm knows the pages that it moves when their file goes.
 fn last_close() {
     const CLOSES: u64 = 3;
-    let _lists = ShortFreeLists::new();
+    let _lists = ShortFreeLists::new().unwrap();
     let stop = AtomicBool::new(false);
     let mut moved = 0;
     thread::scope(|s| {
