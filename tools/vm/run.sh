@@ -10,12 +10,22 @@ set -euo pipefail
 rm -f "$BUILD/run.json"
 prepare plain
 say "booting the VM"
-status=0
-boot demo "$BUILD/run" 900 || status=$?
+# An emulated processor that is lost says nothing about the demonstration: it starts
+# again, and run.json tells how often (testing.rst, nested-shutdown).
+restarts=0
+while :; do
+	status=0
+	boot demo "$BUILD/run" 900 || status=$?
+	if [ "$restarts" -ge 2 ] || ! grep -q 'Triple fault' "$BUILD/run/cpu.log"; then
+		break
+	fi
+	restarts=$((restarts + 1))
+	say "KNOWN ISSUE nested-shutdown: the machine had a triple fault; starting again"
+done
 [ -f "$BUILD/run/run.json" ] ||
 	die "the demonstration ended without a result (exit status $status)" \
 		"read its output above and $(kernel_log "$BUILD/run")"
-cp "$BUILD/run/run.json" "$BUILD/run.json"
+sed "1s/{/{\n  \"restarts\": $restarts,/" "$BUILD/run/run.json" >"$BUILD/run.json"
 "$TOP/tools/vm/kernel-reports" --json "$BUILD/run.json" "$(kernel_log "$BUILD/run")" || {
 	[ "$status" -ne 0 ] || status=1
 }
