@@ -3,10 +3,10 @@
 #
 # run.sh [--debug|--coverage] [MIB [VCPUS [MOVES]]]: an emulated TDX host on which
 # the kernel's own TDX code runs unmodified. First TDs on upstream's KVM, then TDs
-# on movable memory that moves under them, with VCPUS (2) and with one, also while calls of the TDX module fail,
-# then a host that touches what it should not. --debug takes the kernel of `make
-# test`, --coverage KVM's modules with lines that are counted. Counters go to
-# build/tdx-host.json, or build/tdx-host-debug.json and so on.
+# on movable memory that moves under them, with VCPUS (2) and with one, also while
+# calls of the TDX module fail, then a host that touches what it should not. --debug
+# takes the kernel of `make test`, --coverage KVM's modules with lines that are
+# counted. Counters go to build/tdx-host.json, or build/tdx-host-debug.json and so on.
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=../vm/prepare.sh
 . "$(dirname "$0")/../vm/prepare.sh"

@@ -10,8 +10,8 @@ set -euo pipefail
 rm -f "$BUILD/run.json"
 prepare plain
 say "booting the VM"
-# An emulated processor that is lost says nothing about the demonstration: it starts
-# again, and run.json tells how often (testing.rst, nested-shutdown).
+# After a triple fault of the machine, a known issue of unknown cause (testing.rst,
+# nested-shutdown), it starts again; run.json tells how often.
 restarts=0
 while :; do
 	status=0

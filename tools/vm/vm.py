@@ -6,8 +6,8 @@ The kernel's console (ttyS0) goes to OUT/console.log. The script's output
 (ttyS1) is copied to standard output and OUT/job.log while it runs; when the script ends the
 guest sends its exit status and the content of its /out over the same line,
 behind a marker that holds a random word, and the folder is unpacked into OUT.
-OUT/dmesg.log is always among it. QEMU writes the state of processors that are reset to
-OUT/cpu.log, with --vm-exits also every VMRUN and every VM exit (code, info 1, info 2, RIP).
+OUT/dmesg.log is always among it. QEMU writes resets of processors and triple faults
+to OUT/cpu.log, with --vm-exits also every VMRUN and every VM exit (code, info 1, info 2, RIP).
 
 Exit status: the script's own; 124 if it ran out of time; 125 if the machine
 itself failed (panic, hang, no boot), after the end of the console.
@@ -148,7 +148,7 @@ def qemu(options, initramfs):
     emulation = ["-accel", "tcg,thread=multi"]
     if options.instructions:
         emulation = ["-accel", "tcg,thread=single", "-icount", "shift=0,sleep=off"]
-    # What a processor was at when it was reset, which is all that a triple fault leaves.
+    # Tells a triple fault, which leaves no other trace, from other ends of the machine.
     items, log = ["cpu_reset"], f"{options.out}/cpu.log"
     if options.vm_exits:
         # The filter keeps the instructions out that in_asm is there for.
@@ -298,7 +298,7 @@ def main():
         print(f"error: the machine {what}", file=sys.stderr)
         resets = options.out / "cpu.log"
         if resets.exists() and "Triple fault" in resets.read_text(errors="replace"):
-            print(f"       a triple fault; {resets} has the processors' state", file=sys.stderr)
+            print(f"       by a triple fault ({resets})", file=sys.stderr)
         for line in (options.out / "qemu.log").read_text(errors="replace").splitlines():
             if "TCG doesn't support requested feature" not in line:
                 print(line, file=sys.stderr)

@@ -15,7 +15,7 @@ status=$?
 no_kernel_report || status=1
 /tests/td-test lost "$@" || status=1
 
-# run.sh looks for all others; these have to be there.
+# One that has to be there; run.sh looks for those that must not.
 dmesg | grep -q 'WARNING:.*tdx_sept_relocate_private_sptes' || {
 	echo "KVM has not noticed that a TD is lost"
 	status=1

@@ -2,9 +2,9 @@
 # SPDX-License-Identifier: GPL-2.0
 # shellcheck shell=dash
 #
-# TDs on movable memory: KVM with our series, privmemfd.ko. tdx-smoke
-# has to say that the module is missing, and then that nothing is.
-# privmemfd.sh privmemfd|moves [MiB] [vCPUs] [moves]
+# TDs on movable memory: KVM with our series, privmemfd.ko. tdx-smoke has to say
+# that the module is missing, and then that nothing is.
+# privmemfd.sh privmemfd|moves [MiB] [vCPUs] [moves] [case...]
 # shellcheck source=../tdx-guest.sh
 . /lib/tdx.sh
 

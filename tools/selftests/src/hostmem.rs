@@ -50,6 +50,29 @@ pub fn cma_frames() -> Vec<std::ops::Range<u64>> {
         .collect()
 }
 
+/// A thread that compacts memory without pause, until it is dropped.
+pub struct Compactor(Arc<AtomicBool>);
+
+impl Compactor {
+    /// Starts it.
+    pub fn start() -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let s = stop.clone();
+        thread::spawn(move || {
+            while !s.load(Ordering::Relaxed) {
+                compact();
+            }
+        });
+        Self(stop)
+    }
+}
+
+impl Drop for Compactor {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 /// A thread that moves a file's pages, and compacts, without pause.
 pub struct Mover {
     stop: Arc<AtomicBool>,

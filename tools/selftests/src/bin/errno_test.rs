@@ -9,16 +9,17 @@ use std::process::ExitCode;
 use std::thread;
 use std::time::Duration;
 
-use privmemfd_ioctls::{Mobility, Options, PrivMemFd, Refusal};
+use privmemfd_ioctls::{Mobility, Options, PrivMemFd, Refusal, GUEST_MEMFD_FLAG_MOVABLE};
 use rustix::fs::{Advice, OFlags};
 use rustix::process::Signal;
 use rustix::thread::{capabilities, set_capabilities, CapabilitySet};
 use selftests::cases;
 use selftests::fixtures::{
-    child, device, fails, file, movable, role, signal, two_nodes, wait_for, Guest, MIB, PAGE,
+    child, device, fails, file, movable, role, signal, two_nodes, vm, wait_for, Guest, MIB, PAGE,
 };
 use selftests::ktap::{self, skip};
 use selftests::starve::Starved;
+use vmm::VmType;
 
 fn full(size: u64) -> PrivMemFd {
     let fd = movable(size);
@@ -107,9 +108,26 @@ fn no_objects_gives_enomem() {
     device.create(MIB, Options::new(Mobility::Movable)).unwrap();
 }
 
-fn no_open_files_gives_enfile() {
+fn kvm_create_is_short_of_the_same() {
+    let vm = vm(VmType::SwProtected);
+    if vm.guest_memfd_flags() & GUEST_MEMFD_FLAG_MOVABLE == 0 {
+        skip("KVM has no provider for private memory");
+    }
+    let make = || vm.create_guest_memfd(MIB, GUEST_MEMFD_FLAG_MOVABLE);
+    let result = {
+        let _starved = Starved::of_objects();
+        make()
+    };
+    fails(result, libc::ENOMEM, "KVM_CREATE_GUEST_MEMFD");
+    let result = at_the_limit_of_files(make);
+    fails(result, libc::ENFILE, "KVM_CREATE_GUEST_MEMFD");
+    make().unwrap();
+}
+
+/// Does something in a thread that is no administrator while the system may open no
+/// more files; skips if it cannot be made so.
+fn at_the_limit_of_files<T: Send>(run: impl FnOnce() -> T + Send) -> T {
     const LIMIT: &str = "/proc/sys/fs/file-max";
-    let device = device();
     let old = fs::read_to_string(LIMIT).unwrap();
     let result = thread::scope(|s| {
         s.spawn(|| {
@@ -122,7 +140,7 @@ fn no_open_files_gives_enfile() {
             // thread.
             mine.effective.remove(CapabilitySet::SYS_ADMIN);
             set_capabilities(None, mine).unwrap();
-            Some(device.create(MIB, Options::new(Mobility::Movable)))
+            Some(run())
         })
         .join()
         .unwrap()
@@ -132,6 +150,12 @@ fn no_open_files_gives_enfile() {
     };
     // Opening this takes the administrator, which the first thread still is.
     fs::write(LIMIT, old.trim()).unwrap();
+    result
+}
+
+fn no_open_files_gives_enfile() {
+    let device = device();
+    let result = at_the_limit_of_files(|| device.create(MIB, Options::new(Mobility::Movable)));
     fails(result, libc::ENFILE, "CREATE");
 }
 
@@ -367,6 +391,7 @@ fn main() -> ExitCode {
         "MOVE of pages whose memory fails gives EHWPOISON and keeps them" => failing_copies_give_ehwpoison,
         "CREATE without memory gives ENOMEM" => no_objects_gives_enomem,
         "CREATE at the system's limit of files gives ENFILE" => no_open_files_gives_enfile,
+        "KVM_CREATE_GUEST_MEMFD is short of memory and files as CREATE is" => kvm_create_is_short_of_the_same,
         "a signal's handler interrupts every long request with EINTR" => signals_interrupt_requests,
         "FIBMAP gives ENOTTY, FIEMAP EOPNOTSUPP" => no_map_of_blocks,
         "O_DIRECT gives EINVAL, vmsplice EBADF" => no_direct_io_and_no_pipe,

@@ -5,6 +5,7 @@
 use std::fs;
 use std::os::fd::{AsFd, AsRawFd};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use privmemfd_ioctls::{Mobility, PrivMemFd, GUEST_MEMFD_FLAG_MOVABLE};
 use rustix::fs::MemfdFlags;
@@ -45,6 +46,20 @@ fn new_memory_is_zero() {
     let fd = movable(MIB);
     let mut guest = Guest::new(&fd, 1);
     assert_eq!(guest.not_zero(guest.memory()), 0);
+}
+
+/// The tests rely on it: a hang ends a case instead of the program.
+fn a_guest_that_goes_on_is_reported() {
+    let fd = movable(MIB);
+    let mut guest = Guest::new(&fd, 2);
+    let crew = guest.run();
+    let Err(e) = crew.finish(Duration::from_millis(100)) else {
+        panic!("a guest without an end has finished");
+    };
+    assert_eq!(e.kind(), std::io::ErrorKind::TimedOut, "{e}");
+    let text = e.to_string();
+    assert!(text.contains("running [true, true]"), "{text}");
+    assert!(text.contains("end when told: true"), "{text}");
 }
 
 /// Also on a KVM that has no connection to the module.
@@ -413,6 +428,7 @@ fn punched_pages_are_zero_and_frames_are_clean() {
 fn main() -> ExitCode {
     ktap::main(cases![
         "a guest writes and verifies movable and pinned memory" => a_guest_runs_on_it,
+        "a guest that does not finish in time is reported" => a_guest_that_goes_on_is_reported,
         "new memory is zero" => new_memory_is_zero,
         "a VM takes our files if it reports MOVABLE, else gives EINVAL" => a_vm_takes_what_it_reports,
         "a default VM is refused with EOPNOTSUPP" => other_vm_types_are_refused,

@@ -4,12 +4,12 @@
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, ExitCode, Output, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use privmemctl::owners::reach;
 use privmemfd_ioctls::PrivMemFd;
 use selftests::cases;
-use selftests::fixtures::{two_nodes, wait_for, MIB, PAGE};
+use selftests::fixtures::{two_nodes, wait_for, MIB, PAGE, PATIENCE};
 use selftests::ktap;
 
 const SIZE: u64 = 4 * MIB;
@@ -161,23 +161,28 @@ fn move_moves_what_it_was_told() {
 fn watch_counts_what_moves() {
     let holder = Holder::new("--size 4M");
     let file = holder.file();
-    let task = tool()
-        .args(format!("watch {} --interval 1 --count 2", holder.target()).split(' '))
+    let watch = format!("watch {} --interval 0.1", holder.target());
+    let mut task = tool()
+        .args(watch.split(' '))
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
-    // It has begun when it shows its heading; what follows, it must see.
-    std::thread::sleep(Duration::from_millis(300));
-    let moved = file.move_range(0..SIZE, None).unwrap();
-    let text = String::from_utf8(task.wait_with_output().unwrap().stdout).unwrap();
-    let lines: Vec<Vec<&str>> = text
-        .lines()
-        .map(|l| l.split_whitespace().collect())
-        .collect();
-    assert_eq!(lines.len(), 3, "{text}");
-    assert_eq!(lines[0][..2], ["PAGES", "RELOCATED"], "{text}");
-    assert_eq!(lines[2][0], (SIZE / PAGE).to_string(), "{text}");
-    assert_eq!(lines[2][1], moved.to_string(), "{text}");
+    let mut lines = BufReader::new(task.stdout.take().unwrap()).lines();
+    let mut next = || -> Vec<String> {
+        let line = lines.next().expect("it watches on").unwrap();
+        line.split_whitespace().map(str::to_owned).collect()
+    };
+    assert_eq!(next()[..2], ["PAGES", "RELOCATED"]);
+    assert_eq!(next()[..2], [(SIZE / PAGE).to_string(), "0".into()]);
+    let moved = file.move_range(0..SIZE, None).unwrap().to_string();
+    let end = Instant::now() + PATIENCE;
+    let seen = std::iter::from_fn(|| (Instant::now() < end).then(&mut next))
+        .any(|line| line[0] == (SIZE / PAGE).to_string() && line[1] == moved);
+    let _ = task.kill();
+    let _ = task.wait();
+    assert!(seen, "{moved} pages moved, and it does not say so");
+    let text = says(&format!("{watch} --count 2"));
+    assert_eq!(text.lines().count(), 3, "{text}");
 }
 
 fn mistakes_are_explained() {

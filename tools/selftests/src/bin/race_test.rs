@@ -6,7 +6,6 @@
 use std::os::fd::AsFd;
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitCode;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -18,7 +17,7 @@ use selftests::fixtures::{
     bind_or_skip, child, in_movable_zone, movable, role, seed, signal, vm, wait_for, Cgroup, Guest,
     MIB, PAGE, PATIENCE,
 };
-use selftests::hostmem::{compact, movable_blocks, pages_relocated, Mover};
+use selftests::hostmem::{movable_blocks, pages_relocated, Compactor, Mover};
 use selftests::ktap::{self, note};
 use selftests::race::{repeat, Dice};
 use vmm::guest::{ALLOW_ZERO, ANY_ROUND, VERIFY, WRITE};
@@ -172,39 +171,30 @@ fn file_close() {
 fn last_close() {
     const CLOSES: u64 = 3;
     let _lists = ShortFreeLists::new().unwrap();
-    let stop = AtomicBool::new(false);
-    let mut moved = 0;
-    thread::scope(|s| {
-        s.spawn(|| {
-            while !stop.load(Ordering::Relaxed) {
-                compact();
-            }
-        });
-        let mut dice = Dice::new();
-        let mut tries = 0;
-        let end = Instant::now() + PATIENCE;
-        while tries < CLOSES && Instant::now() < end {
-            // Every other page goes: what stays lies among holes.
-            let fd = in_movable_zone(SIZE);
-            fd.allocate(0..SIZE).unwrap();
-            for offset in (0..SIZE).step_by(2 * PAGE as usize) {
-                fd.punch_hole(offset..offset + PAGE).unwrap();
-            }
-            let before = pages_relocated();
-            if !wait_for(Duration::from_secs(10), || pages_relocated() > before) {
-                continue;
-            }
-            thread::sleep(Duration::from_micros(dice.below(500)));
-            drop(fd);
-            moved += pages_relocated() - before;
-            tries += 1;
+    let _compactor = Compactor::start();
+    let mut dice = Dice::new();
+    let (mut closes, mut moved) = (0, 0);
+    let end = Instant::now() + PATIENCE;
+    while closes < CLOSES && Instant::now() < end {
+        // Every other page goes: what stays lies among holes.
+        let fd = in_movable_zone(SIZE);
+        fd.allocate(0..SIZE).unwrap();
+        for offset in (0..SIZE).step_by(2 * PAGE as usize) {
+            fd.punch_hole(offset..offset + PAGE).unwrap();
         }
-        stop.store(true, Ordering::Relaxed);
-        note(format!(
-            "{tries} times closed while compaction moved pages, {moved} in all"
-        ));
-        assert!(tries > 0, "compaction moved nothing");
-    });
+        let before = pages_relocated();
+        if !wait_for(Duration::from_secs(10), || pages_relocated() > before) {
+            continue;
+        }
+        thread::sleep(Duration::from_micros(dice.below(500)));
+        drop(fd);
+        moved += pages_relocated() - before;
+        closes += 1;
+    }
+    note(format!(
+        "{closes} times closed while compaction moved pages, {moved} in all"
+    ));
+    assert!(closes > 0, "compaction moved nothing");
 }
 
 fn two_vms() {

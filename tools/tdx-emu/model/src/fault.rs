@@ -93,13 +93,8 @@ impl FaultPlan {
         }
     }
 
-    /// Sets the seed of the random rules.
-    pub fn seed(&self, seed: u64) {
-        self.rng.set(seed);
-    }
-
-    /// The same; returns where the random rules were.
-    pub(crate) fn reseed(&self, seed: u64) -> u64 {
+    /// Sets the seed of the random rules; returns where they were.
+    pub fn seed(&self, seed: u64) -> u64 {
         let before = self.rng.get();
         self.rng.set(seed);
         before

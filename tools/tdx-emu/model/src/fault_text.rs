@@ -133,9 +133,11 @@ impl FaultPlan {
             line => {
                 let (rule, seed) = rule(line).ok_or(Bad::Syntax)?;
                 // The rule may fire as soon as it is there.
-                let before = seed.map(|seed| self.reseed(seed));
+                let before = seed.map(|seed| self.seed(seed));
                 if self.add(rule).is_none() {
-                    before.map(|seed| self.reseed(seed));
+                    if let Some(seed) = before {
+                        self.seed(seed);
+                    }
                     return Err(Bad::Full);
                 }
             }
@@ -206,9 +208,9 @@ mod tests {
             assert_eq!(plan.apply("0 status=1"), Ok(()));
         }
         assert_eq!(plan.apply("0 status=1"), Err(Bad::Full));
-        let seed = plan.reseed(4);
+        let seed = plan.seed(4);
         let refused = plan.apply("0 random=1/2 seed=9 status=1");
         assert_eq!(refused, Err(Bad::Full));
-        assert_eq!(plan.reseed(seed), 4, "a rule without room changes nothing");
+        assert_eq!(plan.seed(seed), 4, "a rule without room changes nothing");
     }
 }

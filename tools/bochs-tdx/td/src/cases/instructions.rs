@@ -28,7 +28,8 @@ pub fn named(name: &str) -> Option<fn()> {
 }
 
 /// SEAMCALL is a general protection fault outside ring 0, TDCALL an invalid opcode
-/// outside a TD; and the host lives on (SDM volume 2, the instructions' tables).
+/// outside a TD; and the host lives on (Intel TDX CPU Architectural Extensions, the
+/// instructions' operation).
 pub fn faults(_: &Options, _: &mut Counters) -> io::Result<Outcome> {
     for (name, signal) in [("seamcall", libc::SIGSEGV), ("tdcall", libc::SIGILL)] {
         let status = Command::new("/proc/self/exe").arg(name).status()?;
