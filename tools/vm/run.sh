@@ -16,7 +16,7 @@ restarts=0
 while :; do
 	status=0
 	boot demo "$BUILD/run" 900 || status=$?
-	if [ "$restarts" -ge 2 ] || ! grep -q 'Triple fault' "$BUILD/run/cpu.log"; then
+	if [ "$restarts" -ge 2 ] || ! grep -qs 'Triple fault' "$BUILD/run/cpu.log"; then
 		break
 	fi
 	restarts=$((restarts + 1))

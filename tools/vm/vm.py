@@ -237,8 +237,12 @@ def unpack(data, out):
 
 
 def console_tail(out):
-    lines = (out / "console.log").read_text(errors="replace").splitlines()
-    print(f"--- the last {CONSOLE_TAIL} lines of {out}/console.log", file=sys.stderr)
+    console = out / "console.log"
+    if not console.exists():
+        print("no console: the emulator did not start, see what it says above", file=sys.stderr)
+        return
+    lines = console.read_text(errors="replace").splitlines()
+    print(f"--- the last {CONSOLE_TAIL} lines of {console}", file=sys.stderr)
     print("\n".join(lines[-CONSOLE_TAIL:]), file=sys.stderr)
     print("---", file=sys.stderr)
 
