@@ -254,9 +254,10 @@ impl<'a, T: Td> Session<'a, T> {
                 (Verdict::Done, answer) => return self.moved(nr, answer),
                 (Verdict::Contended, _) => return self.unblock(page, Outcome::Contended),
                 (Verdict::NotTracked, _) => self.track_again(),
+                // The page may be blocked nonetheless, if the module is wrong about one of both.
                 (Verdict::NotBlocked, _) => match self.block(nr) {
                     Ok(_) => self.track_again(),
-                    Err(why) => return why,
+                    Err(why) => return self.unblock(page, why),
                 },
                 _ => break,
             }

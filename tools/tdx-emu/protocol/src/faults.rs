@@ -158,6 +158,24 @@ fn contention_without_end_ends() {
     }
 }
 
+/// The module says that a page is not blocked, which it is, and will not block it.
+#[test]
+fn a_page_said_not_to_be_blocked_is_given_back() {
+    let vm = Vm::running().fork();
+    let not_blocked = with_op(status::GPA_RANGE_NOT_BLOCKED, 0);
+    let refuse = with_op(status::OPERAND_INVALID, op::RCX);
+    vm.m.faults
+        .add(rule(leaf::MEM_PAGE_RELOCATE, When::Nth(3), not_blocked));
+    vm.m.faults
+        .add(rule(leaf::MEM_RANGE_BLOCK, When::Nth(4), refuse));
+    let host = Host::new(&vm, &MOVES);
+    let (outcomes, result) = host.run(true);
+    let moved = Outcome::Moved;
+    assert_eq!(outcomes, [moved, moved, Outcome::Refused]);
+    assert_eq!(host.count("TDH.MEM.RANGE.UNBLOCK"), 1);
+    judge(&vm, &outcomes, result, "not blocked");
+}
+
 /// What the kernel's SEAMCALL code gives where no module has answered: CF was
 /// set, or the instruction raised #UD or #GP.
 const NO_MODULE: [u64; 3] = [
