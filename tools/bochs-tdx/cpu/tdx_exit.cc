@@ -200,7 +200,7 @@ void BX_CPU_C::tdx_vmexit(Bit32u reason, Bit64u qualification)
     return;
   case VMX_VMEXIT_HLT:
   case VMX_VMEXIT_INVD:
-  case VMX_VMEXIT_RDPMC:
+  case VMX_VMEXIT_VMCALL:
   case VMX_VMEXIT_CR_ACCESS:
   case VMX_VMEXIT_IO_INSTRUCTION:
   case VMX_VMEXIT_MWAIT:
@@ -208,6 +208,7 @@ void BX_CPU_C::tdx_vmexit(Bit32u reason, Bit64u qualification)
   case VMX_VMEXIT_WBINVD:
     tdx_inject_ve(reason, qualification, 0, 0);
     return;
+  case VMX_VMEXIT_RDPMC: // no perfmon
   case VMX_VMEXIT_TASK_SWITCH:
     exception(BX_GP_EXCEPTION, 0);
     return;

@@ -58,6 +58,7 @@ pub const CASES: &[(&str, Case)] = &[
     ("vcpus", life::vcpus),
     ("boot", boot),
     ("exceptions", exceptions),
+    ("guest_faults", instructions::guest_faults),
     ("private_memory", private_memory),
     ("pre_fault", life::pre_fault),
     ("unaccepted_page", unaccepted_page),

@@ -4,7 +4,7 @@
 //!
 //! ```text
 //! 0x0000_1000  PML4, PDPT, page directories         \  private, part of the
-//! 0x0000_8f00  GDTR, IDTR, GDT                      | measured image
+//! 0x0000_8f00  GDTR, IDTR, GDT, TSS                 | measured image
 //! 0x0000_9000  stacks, a page per vCPU              |
 //! 0x0000_d000  page directories of shared memory    |
 //! 0x0000_f000  IDT                                  |
@@ -30,6 +30,8 @@ extern "C" {
     static td_guest_ve: u8;
     static td_guest_interrupt: u8;
     static td_guest_nmi: u8;
+    static td_guest_ud: u8;
+    static td_guest_gp: u8;
     static td_guest_end: u8;
 }
 
@@ -56,18 +58,24 @@ const PDPT: u64 = 0x2000;
 const PRIVATE_PD: u64 = 0x3000;
 const IDT: u64 = 0xF000;
 const GDT: u64 = 0x8F20;
+const TSS: u64 = 0x8F60;
 const GDTR: u64 = 0x8F00;
 const IDTR: u64 = 0x8F10;
 const SHARED_PD: u64 = 0xD000;
 const NMI_VECTOR: u64 = 2;
+/// Invalid opcode.
+pub const UD_VECTOR: u64 = 6;
+/// General protection.
+pub const GP_VECTOR: u64 = 13;
 const VE_VECTOR: u64 = 20;
 /// The vector that [`Field::Interrupts`] counts.
 pub const INTERRUPT_VECTOR: u64 = 0x40;
 
 /// What an address is multiplied by in `guest.s`.
 const CELL: u64 = 0x9E37_79B9_7F4A_7C15;
-const TABLE: u64 = 0x23;
-const LEAF: u64 = 0xE3;
+// Also user mode's.
+const TABLE: u64 = 0x27;
+const LEAF: u64 = 0xE7;
 
 fn code() -> &'static [u8] {
     let start = &raw const td_guest_boot;
@@ -103,16 +111,25 @@ pub fn image() -> Vec<u8> {
             (CONTROL + (i << 21)) | LEAF | SHARED_BIT,
         );
     }
-    for (i, entry) in [0, 0x00AF_9B00_0000_FFFF, 0x00CF_9300_0000_FFFF]
-        .into_iter()
-        .enumerate()
-    {
-        put(GDT + 8 * i as u64, entry);
+    // Code and data of ring 0, code and data of ring 3, the TSS below 64 KiB.
+    let gdt = [
+        0,
+        0x00AF_9B00_0000_FFFF,
+        0x00CF_9300_0000_FFFF,
+        0x00AF_FB00_0000_FFFF,
+        0x00CF_F300_0000_FFFF,
+        0x0000_8900_0000_0067 | TSS << 16,
+        0,
+    ];
+    for (i, entry) in (0..).zip(gdt) {
+        put(GDT + 8 * i, entry);
     }
-    put(GDTR, GDT << 16 | 23);
+    put(GDTR, GDT << 16 | (8 * gdt.len() as u64 - 1));
     put(IDTR, IDT << 16 | 0xFFF);
     for (vector, handler) in [
         (NMI_VECTOR, &raw const td_guest_nmi),
+        (UD_VECTOR, &raw const td_guest_ud),
+        (GP_VECTOR, &raw const td_guest_gp),
         (VE_VECTOR, &raw const td_guest_ve),
         (INTERRUPT_VECTOR, &raw const td_guest_interrupt),
     ] {
@@ -172,8 +189,21 @@ pub enum Command {
     Report,
     /// Any TDG.VP.VMCALL.
     CallHost,
-    /// An exception without a handler.
+    /// An exception without an IDT.
     ShutDown,
+    /// One [`Instruction`], at CPL 0 or 3.
+    Fault,
+}
+
+/// What [`Command::Fault`] executes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum Instruction {
+    Tdcall,
+    Seamcall,
+    Rdpmc,
+    Vmcall,
+    Vmxoff,
 }
 
 /// Fields of a control block; `guest.s` has the same offsets.

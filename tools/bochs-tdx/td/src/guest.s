@@ -50,7 +50,7 @@ td_guest_main:
 	mov	rdi, [rbp + 0x08]
 	mov	rsi, [rbp + 0x10]
 	mov	rdx, [rbp + 0x18]
-	cmp	rax, 13
+	cmp	rax, 14
 	ja	.Ldone
 	lea	rbx, [rip + .Lcommands]
 	movsxd	rax, dword ptr [rbx + rax * 4]
@@ -72,6 +72,7 @@ td_guest_main:
 	.long	.Lreport - .Lcommands
 	.long	.Lcall_host - .Lcommands
 	.long	.Lshut_down - .Lcommands
+	.long	.Lfault - .Lcommands
 
 .Lvmcall:
 	xor	eax, eax
@@ -274,9 +275,78 @@ td_guest_main:
 	mov	[rbp + 0xc8], r15
 	jmp	.Lresult
 
-# Command::ShutDown: an exception without a handler.
+# Command::ShutDown: an exception without an IDT.
 .Lshut_down:
+	push	0
+	push	0
+	lidt	[rsp]
 	ud2
+
+# Command::Fault: instruction rsi with CPL rdi, 0 or 3.
+.Lfault:
+	shl	esi, 4
+	lea	r14, [rip + .Linstructions]
+	add	r14, rsi
+	xor	eax, eax
+	xor	ecx, ecx
+	test	edi, edi
+	jnz	.Luser
+	jmp	r14
+.Luser:
+	mov	[0x8f64], rsp			# TSS: RSP0
+	and	byte ptr [0x8f4d], 0xfd		# not busy
+	mov	edx, 0x28			# TSS_SELECTOR
+	ltr	dx
+	mov	rdx, rsp
+	push	0x23				# USER_DATA_SELECTOR
+	push	rdx
+	pushfq
+	push	0x1b				# USER_CODE_SELECTOR
+	push	r14
+	iretq
+# enum Instruction. If there is no fault: to .Lsuccess.
+.balign 16
+.Linstructions:
+	.byte	0x66, 0x0f, 0x01, 0xcc		# tdcall, TDG.VP.VMCALL
+	jmp	.Lsuccess
+.balign 16
+	.byte	0x66, 0x0f, 0x01, 0xcf		# seamcall
+	jmp	.Lsuccess
+.balign 16
+	rdpmc
+	jmp	.Lsuccess
+.balign 16
+	vmcall
+	jmp	.Lsuccess
+.balign 16
+	vmxoff
+	jmp	.Lsuccess
+
+# Invalid opcode and general protection: the end of the command, with the vector
+# as its result; and the error code, where after the instruction of Command::Fault
+# it was, and the code segment.
+.balign 16
+.globl td_guest_ud
+td_guest_ud:
+	push	0
+	mov	eax, 6
+	jmp	.Lfaulted
+.balign 16
+.globl td_guest_gp
+td_guest_gp:
+	mov	eax, 13
+.Lfaulted:
+	pop	qword ptr [rbp + 0x40]
+	pop	rcx
+	sub	rcx, r14
+	mov	[rbp + 0x48], rcx
+	pop	qword ptr [rbp + 0x50]
+	mov	ecx, 16				# DATA_SELECTOR
+	mov	ss, ecx
+	dec	rsp				# the top of its page
+	or	rsp, 0xfff
+	inc	rsp
+	jmp	.Lresult
 
 # Interrupt: counts it, writes EOI.
 .balign 16
