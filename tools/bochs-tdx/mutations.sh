@@ -51,7 +51,7 @@ wanted() { case $1 in *"$only"*) ;; *) return 1 ;; esac }
 moves() {
 	local status=0
 	"$HERE/boot.py" --bochs "$1" --kernel "$KERNEL" --memory 1024M --cpus 2 --append movablecore=512M \
-		--timeout 600 --out "$OUT/host" --add "$2/kvm.ko:/modules/kvm/" \
+		--timeout 200 --out "$OUT/host" --add "$2/kvm.ko:/modules/kvm/" \
 		--add "$2/kvm-intel.ko:/modules/kvm/" --add "$3:/modules/" \
 		-- "$HERE/jobs/privmemfd.sh" "${TESTS[@]}" >"$OUT/host.log" 2>&1 || status=$?
 	"$HERE/summary.py" "$OUT/host.json" 1 "host=$OUT/host" 2>"$OUT/summary.log" || status=$((status ? status : 1))
