@@ -2,8 +2,10 @@
 # SPDX-License-Identifier: GPL-2.0
 #
 # build.sh: build Bochs with a TDX module in it and print the folder of the
-# result: bochs, roms/ and td-test, a VMM that creates TDs. The emulator proper is compiled once for each patch
-# and compiler; a change of the module costs a link.
+# result: bochs, roms/ and td-test, a VMM that creates TDs. The emulator proper is
+# compiled once for each patch and compiler; a change of the module costs a link.
+# Exits with 4, kselftest's SKIP, if something that has to be downloaded is not to
+# be had.
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=../build/lib.sh
 . "$(dirname "$0")/../build/lib.sh"
@@ -20,6 +22,15 @@ FLAGS=(
 	--enable-pci --enable-cdrom --disable-usb --disable-sb16 --disable-voodoo
 )
 
+# unavailable MESSAGE [ADVICE]: end like die.
+unavailable() {
+	(die "$@") || exit 4
+}
+
+apt_install() {
+	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@"
+}
+
 packages() {
 	local missing=() p
 	for p in g++ make patch xorriso isolinux syslinux-common busybox-static; do
@@ -28,8 +39,9 @@ packages() {
 	[ ${#missing[@]} -gt 0 ] || return 0
 	[ "$(id -u)" -eq 0 ] || die "missing: ${missing[*]}" "as root: apt-get install ${missing[*]}"
 	say "installing packages: ${missing[*]}"
-	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" \
-		>"$CACHE/apt.log" 2>&1 || die "cannot install: ${missing[*]}" "read $CACHE/apt.log"
+	apt_install "${missing[@]}" >"$CACHE/apt.log" 2>&1 || {
+		apt-get update -qq >&2 && apt_install "${missing[@]}" >"$CACHE/apt.log" 2>&1
+	} || unavailable "cannot install: ${missing[*]}" "read $CACHE/apt.log"
 }
 
 # The upstream tarball, from Debian's source package, with a private apt state.
@@ -39,7 +51,7 @@ source_tarball() {
 	# shellcheck disable=SC2016 # apt's own placeholder
 	site=$(apt-get indextargets --format '$(SITE)' 'Created-By: Packages' 'Component: main' |
 		grep -v security | sort | uniq -c | sort -rn | awk 'NR == 1 { print $2 }')
-	[ -n "$site" ] || die "no Debian mirror in apt's sources" "put bochs-$VERSION.tar.xz at $target"
+	[ -n "$site" ] || unavailable "no Debian mirror in apt's sources" "put bochs-$VERSION.tar.xz at $target"
 	for suite in "${SUITES[@]}"; do
 		state=$CACHE/apt/$suite-src
 		mkdir -p "$state"/{lists/partial,cache/archives/partial}
@@ -60,7 +72,7 @@ source_tarball() {
 		mv "$target.part" "$target"
 		return 0
 	done
-	die "no source of Bochs $VERSION to be had" "put its tarball at $target"
+	unavailable "no source of Bochs $VERSION to be had" "put its tarball at $target"
 }
 
 # download_roms DIR: BIOS and VGA BIOS, from Debian's packages.
@@ -69,7 +81,7 @@ download_roms() {
 	dir=$(mktemp -d "$CACHE/deb.XXXXXX")
 	if ! (cd "$dir" && apt-get -o APT::Sandbox::User=root download -qq bochsbios vgabios >&2); then
 		rm -rf "$dir"
-		die "cannot download bochsbios and vgabios" "check the network and the apt sources"
+		unavailable "cannot download bochsbios and vgabios" "check the network and the apt sources"
 	fi
 	for package in "$dir"/*.deb; do dpkg-deb -x "$package" "$dir"; done
 	mkdir -p "$1"

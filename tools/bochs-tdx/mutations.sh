@@ -7,6 +7,8 @@
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=../vm/prepare.sh
 . "$(dirname "$0")/../vm/prepare.sh"
+# shellcheck source-path=SCRIPTDIR source=host.sh
+. "$(dirname "$0")/host.sh"
 # shellcheck source-path=SCRIPTDIR source=../vm/tdx-mutants.sh
 . "$TOP/tools/vm/tdx-mutants.sh"
 
@@ -50,10 +52,7 @@ wanted() { case $1 in *"$only"*) ;; *) return 1 ;; esac }
 # saw of it.
 moves() {
 	local status=0
-	"$HERE/boot.py" --bochs "$1" --kernel "$KERNEL" --memory 1024M --cpus 2 --append movablecore=512M \
-		--timeout 200 --out "$OUT/host" --add "$2/kvm.ko:/modules/kvm/" \
-		--add "$2/kvm-intel.ko:/modules/kvm/" --add "$3:/modules/" \
-		-- "$HERE/jobs/privmemfd.sh" "${TESTS[@]}" >"$OUT/host.log" 2>&1 || status=$?
+	KVM_MODULES=$2 MODULE=$3 tdx_host "$1" "$OUT/host" 200 -- privmemfd "${TESTS[@]}" >"$OUT/host.log" 2>&1 || status=$?
 	"$HERE/summary.py" "$OUT/host.json" 1 "host=$OUT/host" 2>"$OUT/summary.log" || status=$((status ? status : 1))
 	return "$status"
 }

@@ -11,6 +11,9 @@ set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=../vm/prepare.sh
 . "$(dirname "$0")/../vm/prepare.sh"
 
+# shellcheck source-path=SCRIPTDIR source=host.sh
+. "$(dirname "$0")/host.sh"
+
 HERE=$TOP/tools/bochs-tdx
 FLAVOUR=plain
 NAME=tdx-host
@@ -24,12 +27,8 @@ esac
 mib=${1:-8}
 vcpus=${2:-2}
 moves=${3:-4}
-CPUS=2
-HOST_MEMORY=1024M
 LIMIT=600
 [ "$FLAVOUR" = plain ] || LIMIT=2400
-# Memory blocks that can go offline.
-COMMAND_LINE=movablecore=512M
 # Pages that have to move under TDs, if nothing smaller was asked for.
 RELOCATIONS=$(($# ? 1 : 5000))
 
@@ -51,12 +50,8 @@ on_host() {
 	local out=$BUILD/$NAME-$1 name=$1 job=$2
 	shift 2
 	say "$name on the emulated TDX host"
-	"$HERE/boot.py" --bochs "$bochs" --kernel "$KERNEL" --memory "$HOST_MEMORY" --cpus "$CPUS" \
-		--append "$COMMAND_LINE" --timeout "$LIMIT" --stock-kvm "$STOCK_KVM" --out "$out" \
-		--add "$KVM_MODULES/kvm.ko:/modules/kvm/" --add "$KVM_MODULES/kvm-intel.ko:/modules/kvm/" \
-		--add "$MODULE:/modules/" --add "$TEST_MODULES/stray.ko:/modules/" \
-		--add "$TEST_MODULES/tdxfaults.ko:/modules/" "${more[@]}" \
-		-- "$HERE/jobs/$job.sh" "$@" || status=1
+	tdx_host "$bochs" "$out" "$LIMIT" --stock-kvm "$STOCK_KVM" --add "$TEST_MODULES/stray.ko:/modules/" \
+		--add "$TEST_MODULES/tdxfaults.ko:/modules/" "${more[@]}" -- "$job" "$@" || status=1
 }
 
 status=0
