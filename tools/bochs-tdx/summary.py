@@ -5,8 +5,9 @@
 summary.py OUT.json RELOCATIONS NAME=DIR...: reads seamcalls.jsonl and job.log of
 each DIR. Exits with 1 if a run left a page with the TDX module or a KeyID in use,
 if a call or a case failed that should not, if a TD exited for a page that had moved
-and was not blocked, if processors have not kept translations over TD exits, or if there
-were fewer RELOCATIONS. Calls that the fault plan has refused are counted apart.
+and was not blocked, if processors have not kept translations over TD exits, if there
+were fewer RELOCATIONS, or with 2 if a machine has left no such files. Calls that the
+fault plan has refused are counted apart.
 """
 
 import json
@@ -19,9 +20,10 @@ from pathlib import Path
 GIVEN = ("MNG.CREATE", "MNG.ADDCX", "VP.CREATE", "VP.ADDCX", "MEM.SEPT.ADD", "MEM.PAGE.ADD", "MEM.PAGE.AUG")
 TAKEN = ("PHYMEM.PAGE.RECLAIM", "MEM.PAGE.REMOVE")
 # Statuses that are no failures: busy and interrupted (both retried), vCPU not
-# associated, nothing to write back, no such CPUID leaf (KVM asks for each). Leaves that no module of this version has: the shutdown of a newer
-# one by the kernel, and privmemfd.ko's question whether there is a module.
+# associated, nothing to write back, no such CPUID leaf (KVM asks for each).
 HARMLESS = {0x80000200, 0x80000003, 0x80000702, 0x00000821, 0xC0000C00}
+# Leaves that no module of this version has: the shutdown of a newer one by the
+# kernel, and privmemfd.ko's question whether there is a module.
 UNKNOWN_LEAVES = {"LEAF69", "LEAF65535"}
 # What calls of the fault plan may lead to: a page that is given back before there
 # is a new epoch, and, of a lost TD, KVM's attempts to take back what stays blocked
@@ -197,7 +199,11 @@ def main():
     relocated = 0
     for run in runs:
         name, _, folder = run.partition("=")
-        result[name] = summarize(Path(folder))
+        try:
+            result[name] = summarize(Path(folder))
+        except OSError as error:
+            print(f"{name}: {error.strerror}: {error.filename}", file=sys.stderr)
+            return 2
         relocated += result[name]["calls"].get("MEM.PAGE.RELOCATE", 0)
         for problem in result[name]["problems"]:
             print(f"{name}: {problem}", file=sys.stderr)
