@@ -18,6 +18,8 @@ from pathlib import Path
 
 # Calls that give a page to the module, and that take one back.
 GIVEN = ("MNG.CREATE", "MNG.ADDCX", "VP.CREATE", "VP.ADDCX", "MEM.SEPT.ADD", "MEM.PAGE.ADD", "MEM.PAGE.AUG")
+# Of these RCX is the page, of the others R8.
+BY_RCX = ("MNG.CREATE", "MNG.ADDCX", "VP.CREATE", "VP.ADDCX")
 TAKEN = ("PHYMEM.PAGE.RECLAIM", "MEM.PAGE.REMOVE")
 # Statuses that are no failures: busy and interrupted (both retried), vCPU not
 # associated, nothing to write back, no such CPUID leaf (KVM asks for each).
@@ -117,6 +119,9 @@ def read_calls(path):
                 tds[rcx] = PrivateMemory()
             elif name.startswith("MEM.") and rdx in tds:
                 tds[rdx].call(name, int(rcx, 16))
+            if name in GIVEN or name == "MEM.PAGE.RELOCATE":
+                page = rcx if name in BY_RCX else call["in"].get("r8", "0x0")
+                bad["page used again without WBINVD"] += int(page, 16) & WITHOUT_KEYID in unclean
             if name == "MEM.PAGE.RELOCATE":
                 unclean.add(int(call["out"]["rcx"], 16))
             elif name == "PHYMEM.PAGE.WBINVD":

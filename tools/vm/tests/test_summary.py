@@ -13,8 +13,8 @@ import summary  # noqa: E402
 TD, PAGE = "0x7000", 0x201000
 
 
-def call(name, rcx, rdx=0, status=0, old_page=None):
-    registers = {k: hex(v) for k, v in (("rcx", rcx), ("rdx", rdx)) if v}
+def call(name, rcx, rdx=0, r8=0, status=0, old_page=None):
+    registers = {k: hex(v) for k, v in (("rcx", rcx), ("rdx", rdx), ("r8", r8)) if v}
     out = {"rax": hex(status)} | ({"rcx": hex(old_page)} if old_page else {})
     return {"op": f"TDH.{name}", "in": registers, "out": out}
 
@@ -38,6 +38,25 @@ def read(*lines):
         file.flush()
         _, bad, _, _, guests = summary.read_calls(Path(file.name))
     return list(bad), {k: v for k, v in guests.items() if k.startswith("ept_")}
+
+
+class OldPages(unittest.TestCase):
+    MOVE = mem("PAGE.RELOCATE", r8=0x8000, old_page=0x9000)
+    CLEAN = call("PHYMEM.PAGE.WBINVD", 0x9000)
+
+    def test_page_that_is_never_written_back(self):
+        self.assertEqual(read(self.MOVE)[0], ["RELOCATE without WBINVD"])
+        self.assertEqual(read(self.MOVE, self.CLEAN)[0], [])
+
+    def test_page_that_is_used_again(self):
+        for again in (
+            mem("PAGE.AUG", PAGE + 0x1000, r8=0x9000),
+            mem("PAGE.RELOCATE", PAGE + 0x1000, r8=0x9000, old_page=0x8000),
+            call("VP.CREATE", 0x9000, int(TD, 16)),
+        ):
+            end = [self.CLEAN, call("PHYMEM.PAGE.WBINVD", 0x8000)]
+            self.assertEqual(read(self.MOVE, again, *end)[0], ["page used again without WBINVD"])
+            self.assertEqual(read(self.MOVE, self.CLEAN, again, *end)[0], [])
 
 
 class Violations(unittest.TestCase):
