@@ -95,6 +95,14 @@ def iso(options, initramfs, image):
     shutil.rmtree(root)
 
 
+def mebibytes(size):
+    for unit, factor in (("M", 1), ("G", 1024)):
+        number = size.removesuffix(unit)
+        if number != size and number.isdigit():
+            return int(number) * factor
+    vm.fail(f"{size} is no size of memory", "give --memory like 1024M or 2G")
+
+
 def bochs(options, initramfs):
     image = Path(options.kernel)
     if image.is_dir():
@@ -104,8 +112,7 @@ def bochs(options, initramfs):
     iso(options, initramfs, image)
     out = options.out.resolve()
     (out / "msrs.def").write_text(MSRS)
-    memory = int(options.memory.removesuffix("M"))
-    rc = BOCHSRC.format(memory=memory, cpus=options.cpus, roms=options.bochs / "roms", out=out)
+    rc = BOCHSRC.format(memory=mebibytes(options.memory), cpus=options.cpus, roms=options.bochs / "roms", out=out)
     (out / "bochsrc").write_text(rc)
     os.environ["BOCHS_TDX_LOG"] = str(out / "seamcalls.jsonl")
     os.environ["BOCHS_TDX_PLAIN"] = "1" if options.plain else "0"

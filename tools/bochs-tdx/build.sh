@@ -33,7 +33,7 @@ apt_install() {
 
 packages() {
 	local missing=() p
-	for p in g++ make patch xorriso isolinux syslinux-common busybox-static; do
+	for p in g++ make patch xz-utils xorriso isolinux syslinux-common busybox-static; do
 		dpkg-query -W -f '${Status}' "$p" 2>/dev/null | grep -q 'ok installed' || missing+=("$p")
 	done
 	[ ${#missing[@]} -gt 0 ] || return 0

@@ -31,6 +31,8 @@ MACHINE_FAILED = 125
 # The guest ends an overdue script itself, which still brings back its log;
 # the host ends the machine this much later.
 GRACE_SECONDS = 60
+# One of them is there from the first moment of a run on.
+OURS = ("initramfs.cpio", "qemu.log")
 CONSOLE_TAIL = 30
 BOOT_SECONDS = 120
 
@@ -236,6 +238,11 @@ def unpack(data, out):
     return True
 
 
+def replaceable(out):
+    """Whether nothing is lost if the folder is: it is new, empty, or of an earlier run."""
+    return not out.exists() or not any(out.iterdir()) or any((out / name).exists() for name in OURS)
+
+
 def console_tail(out):
     console = out / "console.log"
     if not console.exists():
@@ -270,6 +277,8 @@ def parse():
 
 def main():
     options = parse()
+    if not replaceable(options.out):
+        fail(f"{options.out} has files that are not of a run", "give an empty folder by --out")
     shutil.rmtree(options.out, ignore_errors=True)
     options.out.mkdir(parents=True)
     token = "vm-" + secrets.token_hex(8)

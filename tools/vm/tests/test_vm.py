@@ -53,6 +53,16 @@ class Files(unittest.TestCase):
         done = subprocess.run(["cpio", "-t"], input=stream.getvalue(), capture_output=True)
         self.assertEqual(done.stdout.split(), [b"a", b"a/b", b"a/b/c", b"a/l"])
 
+    def test_folder_of_somebody_else_is_not_replaced(self):
+        with tempfile.TemporaryDirectory() as folder:
+            out = Path(folder)
+            self.assertTrue(vm.replaceable(out / "new"))
+            self.assertTrue(vm.replaceable(out))
+            (out / "thesis.tex").touch()
+            self.assertFalse(vm.replaceable(out))
+            (out / "qemu.log").touch()
+            self.assertTrue(vm.replaceable(out))
+
     def test_names_that_leave_the_folder_are_not_unpacked(self):
         with tempfile.TemporaryDirectory() as folder:
             out = Path(folder) / "out"
