@@ -181,7 +181,7 @@ void BX_CPP_AttrRegparmN(1) BX_CPU_C::TDCALL(bxInstruction_c *i)
     RIP = rip;
     break;
   case TDX_GUEST_VE:
-    tdx_inject_ve(VMX_VMEXIT_EPT_VIOLATION, 0, 0, guest.rcx);
+    tdx_inject_ve(VMX_VMEXIT_EPT_VIOLATION, 0, 0, host.rcx);
     break;
   case TDX_GUEST_NONE:
     BX_PANIC(("the TDX module is dead"));

@@ -18,7 +18,7 @@ struct tdx_extended {
 	Bit32u pkru;
 	Bit64u xss;
 	Bit64u star, lstar, cstar, kernelgsbase;
-	Bit32u fmask, tsc_aux;
+	Bit32u fmask, tsc_aux, spec_ctrl;
 	bx_address cr2, dr[4];
 	Bit32u dr6;
 };
@@ -31,7 +31,7 @@ struct tdx_host {
 	bx_segment_reg_t sregs[6], ldtr, tr;
 	bx_global_segment_reg_t gdtr, idtr;
 	bx_address cr2;
-	Bit32u dr7;
+	Bit32u dr7, spec_ctrl;
 	bx_phy_address vmcsptr;
 	bx_hostpageaddr_t vmcshostptr;
 };

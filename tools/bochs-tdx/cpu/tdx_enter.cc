@@ -106,6 +106,7 @@ void BX_CPU_C::tdx_vmcs_host(struct tdx_vcpu *v)
   h->idtr = BX_CPU_THIS_PTR idtr;
   h->cr2 = BX_CPU_THIS_PTR cr2;
   h->dr7 = BX_CPU_THIS_PTR dr7.get32();
+  h->spec_ctrl = BX_CPU_THIS_PTR msr.ia32_spec_ctrl;
 
   VMwrite_natural(VMCS_HOST_CR0, BX_CPU_THIS_PTR cr0.get32());
   VMwrite_natural(VMCS_HOST_CR3, BX_CPU_THIS_PTR cr3);
@@ -142,6 +143,7 @@ static void tdx_load_extended(BX_CPU_C *cpu, const struct tdx_extended *e)
   cpu->msr.fmask = e->fmask;
   cpu->msr.kernelgsbase = e->kernelgsbase;
   cpu->msr.tsc_aux = e->tsc_aux;
+  cpu->msr.ia32_spec_ctrl = e->spec_ctrl;
   cpu->cr2 = e->cr2;
   memcpy(cpu->dr, e->dr, sizeof(e->dr));
   cpu->dr6.set32(e->dr6);
@@ -213,6 +215,7 @@ void BX_CPU_C::tdx_save_guest(void)
   e->fmask = BX_CPU_THIS_PTR msr.fmask;
   e->kernelgsbase = BX_CPU_THIS_PTR msr.kernelgsbase;
   e->tsc_aux = BX_CPU_THIS_PTR msr.tsc_aux;
+  e->spec_ctrl = BX_CPU_THIS_PTR msr.ia32_spec_ctrl;
   e->cr2 = BX_CPU_THIS_PTR cr2;
   memcpy(e->dr, BX_CPU_THIS_PTR dr, sizeof(e->dr));
   e->dr6 = BX_CPU_THIS_PTR dr6.get32();
@@ -224,6 +227,7 @@ void BX_CPU_C::tdx_save_guest(void)
   left.mxcsr.mxcsr = MXCSR_RESET;
   left.xcr0 = Bit32u(BX_CPU_THIS_PTR tdx->ctl.xfam) & BX_CPU_THIS_PTR xcr0_suppmask;
   left.fmask = 0x20200;
+  left.spec_ctrl = BX_CPU_THIS_PTR tdx->host.spec_ctrl;
   left.cr2 = BX_CPU_THIS_PTR tdx->host.cr2;
   left.dr6 = 0xffff0ff0;
   tdx_load_extended(BX_CPU_THIS, &left);

@@ -39,7 +39,6 @@ void BX_CPU_C::tdx_leave(Bit32u reason, Bit64u qualification, struct tdx_regs *r
 
   if (reason == VMX_VMEXIT_EPT_VIOLATION)
     log_violation(v, regs->r8);
-  VMwrite32(VMCS_32BIT_VMEXIT_INSTRUCTION_LENGTH, (RIP - BX_CPU_THIS_PTR prev_rip) & 0xf);
   if (BX_CPU_THIS_PTR in_event) { // to be delivered again at the next entry
     v->event = vm->idt_vector_info | 0x80000000;
     v->event_error = vm->idt_vector_error_code;
@@ -128,10 +127,11 @@ bool BX_CPU_C::tdx_native_msr(Bit32u msr, bool write)
   case BX_MSR_GSBASE:
   case BX_MSR_KERNELGSBASE:
   case BX_MSR_TSC_AUX:
-  case BX_MSR_EFER:
   case BX_MSR_IA32_SPEC_CTRL:
   case BX_MSR_IA32_ARCH_CAPABILITIES:
     return true;
+  case BX_MSR_EFER: // only SCE may change
+    return !write || !((((Bit64u(EDX) << 32) | EAX) ^ BX_CPU_THIS_PTR efer.get32()) & ~Bit64u(BX_EFER_SCE_MASK));
   case BX_MSR_XSS:
     return !write || !(((Bit64u(EDX) << 32) | EAX) & ~BX_CPU_THIS_PTR tdx->ctl.xfam);
   case 0x808: // x2APIC: TPR, EOI, self IPI; PPR, ISR, TMR, IRR
@@ -203,8 +203,6 @@ void BX_CPU_C::tdx_vmexit(Bit32u reason, Bit64u qualification)
   case VMX_VMEXIT_VMCALL:
   case VMX_VMEXIT_CR_ACCESS:
   case VMX_VMEXIT_IO_INSTRUCTION:
-  case VMX_VMEXIT_MWAIT:
-  case VMX_VMEXIT_MONITOR:
   case VMX_VMEXIT_WBINVD:
     tdx_inject_ve(reason, qualification, 0, 0);
     return;
@@ -212,7 +210,7 @@ void BX_CPU_C::tdx_vmexit(Bit32u reason, Bit64u qualification)
   case VMX_VMEXIT_TASK_SWITCH:
     exception(BX_GP_EXCEPTION, 0);
     return;
-  default: // instructions of VMX and SEAM
+  default: // instructions of VMX and SEAM, MONITOR and MWAIT
     exception(BX_UD_EXCEPTION, 0);
     return;
   }
@@ -252,8 +250,8 @@ bx_phy_address BX_CPU_C::tdx_ept_root(bx_phy_address gpa, bx_address laddr, bool
 {
   struct tdx_vcpu *v = BX_CPU_THIS_PTR tdx;
 
-  if (gpa >> (v->ctl.shared_bit + 1))
-    tdx_ept_fault(VMX_VMEXIT_EPT_VIOLATION, 1 << (rw & 3), gpa, laddr, 1);
+  if (gpa >> (v->ctl.shared_bit + 1)) // wider than the guest's physical addresses
+    page_fault(PF_RESERVED, laddr, CPL == 3, rw);
   if (!tdx_shared(v, gpa))
     return LPFOf(v->ctl.eptp);
   // Neither code nor page tables can be in shared memory.
@@ -303,6 +301,8 @@ void BX_CPU_C::tdx_ept_fault(Bit32u reason, Bit64u qualification, bx_phy_address
     tdx_tlb_violation(BX_CPU_ID, v->ctl.eptp, gpa);
 
   Bit64u rip = RIP;
+  // of the instruction that has raised the event which is being delivered, if one has
+  VMwrite32(VMCS_32BIT_VMEXIT_INSTRUCTION_LENGTH, (rip - BX_CPU_THIS_PTR prev_rip) & 0xf);
   RIP = BX_CPU_THIS_PTR prev_rip;
   tdx_tell(BX_CPU_THIS, BX_CPU_ID);
   enum tdx_guest outcome = reason == VMX_VMEXIT_EPT_VIOLATION ?

@@ -86,6 +86,7 @@ pub const CASES: &[(&str, Case)] = &[
     ("move_pending_pages", states::pending),
     ("move_before_finalize", states::not_finalized),
     ("finalize_raced", finalize::raced),
+    ("interrupts_while_moving", interrupts::while_stacks_move),
     ("move_against_holes", races::holes),
     ("move_against_conversion", races::conversion),
     ("move_against_destruction", races::destruction),
@@ -258,6 +259,13 @@ fn report(o: &Options, _: &mut Counters) -> io::Result<Outcome> {
     equal("TDG.MR.REPORT", status, 0)?;
     let data = v.command(Command::Read, [at + 1024 + 128, 0, 0])?;
     equal("report data", data, 0x1234)?;
+    // Data in a page that is not accepted: the handler is told of that one.
+    let data = at + 2 * 4096;
+    let status = v.command(Command::Report, [at + 2048, data, 0])?;
+    equal("TDG.MR.REPORT", status, 0)?;
+    let c = td.control(0);
+    equal("exceptions", c.get(Field::Exceptions), 1)?;
+    equal("address", c.get(Field::Address), data)?;
     let mac = v.command(Command::Read, [at + 1024 + 224, 0, 0])?;
     let text = u64::from_le_bytes(*b"EMULATED");
     equal("what stands where the proof would be", mac, text)?;

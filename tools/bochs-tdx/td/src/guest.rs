@@ -52,6 +52,8 @@ pub const SHARED_BIT: u64 = 1 << 47;
 pub const SHARED_ALIAS: u64 = 8 << 30;
 /// Port on which the guest says that it has done its command.
 pub const PORT: u16 = 0x100;
+/// What an interrupt needs, but neither code nor page tables of private memory.
+pub const STACKS_AND_IDT: Range<u64> = 0x9000..CODE;
 const CODE: u64 = 0x1_0000;
 const PML4: u64 = 0x1000;
 const PDPT: u64 = 0x2000;
@@ -167,7 +169,8 @@ pub fn filled(range: Range<u64>) -> Vec<u8> {
 pub enum Command {
     /// TDG.MEM.PAGE.ACCEPT for a range.
     Accept = 1,
-    /// Verify and rewrite a range until told to stop.
+    /// Verify and rewrite a range until told to stop; if [`Field::R12`] is set, with
+    /// an interrupt before each cell.
     Loop,
     /// Write a range once.
     Fill,
@@ -204,6 +207,7 @@ pub enum Instruction {
     Rdpmc,
     Vmcall,
     Vmxoff,
+    Mwait,
 }
 
 /// Fields of a control block; `guest.s` has the same offsets.
@@ -246,6 +250,8 @@ pub enum Field {
     Back15 = 0xC8,
     Interrupts = 0xD0,
     Nmis = 0xD8,
+    /// Interrupts that the guest has sent to itself.
+    SelfIpis = 0xE0,
 }
 
 /// The control block of one vCPU.

@@ -124,12 +124,26 @@ td_guest_main:
 	ret
 
 # Command::Loop: cells from rdi up to rsi hold round 0; in each round verify
-# the last and write the next, until told to stop.
+# the last and write the next, until told to stop. If told to, interrupts itself
+# before each.
 .Lloop:
 	xor	r9d, r9d
+	cmp	qword ptr [rbp + 0x80], 0
+	je	.Lround
+	sti
 .Lround:
 	mov	rdi, [rbp + 0x08]
 .Lstep:
+	cmp	qword ptr [rbp + 0x80], 0
+	je	.Lquiet
+	mov	r10, rdx
+	mov	ecx, 0x83f			# x2APIC self IPI
+	mov	eax, 0x40			# INTERRUPT_VECTOR
+	xor	edx, edx
+	inc	qword ptr [rbp + 0xe0]
+	wrmsr
+	mov	rdx, r10
+.Lquiet:
 	call	.Lcell
 	mov	rcx, rax
 	mov	rax, [rdi]
@@ -151,6 +165,7 @@ td_guest_main:
 	mov	[rbp + 0x30], r9		# rounds
 	jmp	.Lround
 .Lstopped:
+	cli
 	mov	[rbp + 0x08], rdi		# where the next round ends
 	jmp	.Lsuccess
 
@@ -320,6 +335,9 @@ td_guest_main:
 	jmp	.Lsuccess
 .balign 16
 	vmxoff
+	jmp	.Lsuccess
+.balign 16
+	mwait
 	jmp	.Lsuccess
 
 # Invalid opcode and general protection: the end of the command, with the vector

@@ -81,7 +81,7 @@ enum tdx_guest {
 	TDX_GUEST_EXIT,
 	/* It goes on with the state of tdx_emu_load(). */
 	TDX_GUEST_STAYS,
-	/* It goes on with a virtualization exception. */
+	/* It goes on with a virtualization exception; RCX is the GPA. */
 	TDX_GUEST_VE,
 	/* There is no guest, or the module has shut itself down. */
 	TDX_GUEST_NONE,

@@ -124,7 +124,13 @@ fn outcome(o: GuestOutcome, regs: &mut CRegs) -> CGuest {
             CGuest::Exit
         }
         GuestOutcome::InGuest(_) => CGuest::Stays,
-        GuestOutcome::VirtException => CGuest::VirtException,
+        GuestOutcome::VirtException(gpa) => {
+            regs.set(&Regs {
+                rcx: gpa,
+                ..Regs::default()
+            });
+            CGuest::VirtException
+        }
         GuestOutcome::None => CGuest::None,
     }
 }

@@ -273,7 +273,7 @@ impl<M: Machine> Module<M> {
         self.program_save(v, p);
         let pa = match self.guest_page(v, page, write, work.pages) {
             Ok(pa) => pa,
-            Err(GuestOutcome::VirtException) => {
+            Err(GuestOutcome::VirtException(_)) => {
                 p.result = result::VIRT_EXCEPTION;
                 return Ok(());
             }

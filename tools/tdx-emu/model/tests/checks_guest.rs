@@ -175,7 +175,7 @@ fn violations_beyond_the_guest_address_width() {
         };
         match vm.m.guest_event(1, event) {
             GuestOutcome::Exit(r) => assert_eq!((r.rax, r.rdx, r.r8), (48, ext, gpa)),
-            o => assert_eq!((o, ext), (GuestOutcome::VirtException, 6)),
+            o => assert_eq!((o, ext), (GuestOutcome::VirtException(gpa), 6)),
         }
         if vm.m.in_guest(1).is_some() {
             vm.exit(0);

@@ -158,7 +158,10 @@ fn unaccepted_page_raises_an_exception() {
         qual: 2,
         rip_adv: 0,
     };
-    assert_eq!(vm.m.guest_event(LP, fault), GuestOutcome::VirtException);
+    assert_eq!(
+        vm.m.guest_event(LP, fault),
+        GuestOutcome::VirtException(0x4000)
+    );
     assert!(vm.m.virt_exception(LP, &VeInfo::default()));
 }
 

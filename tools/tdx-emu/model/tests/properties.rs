@@ -156,7 +156,7 @@ impl Shadow {
                 let n = now.expect("the access went through");
                 self.vm.m.machine.tlb.lock().unwrap().insert((lp, gpa), n);
             }
-            GuestOutcome::Exit(_) | GuestOutcome::VirtException => {}
+            GuestOutcome::Exit(_) | GuestOutcome::VirtException(_) => {}
             GuestOutcome::None => panic!("the module died"),
         }
     }

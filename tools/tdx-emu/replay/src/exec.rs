@@ -270,7 +270,7 @@ fn guest(w: &World, v: &Value, op: &str) -> Res {
     }
     let ve = field(out, "ve") != 0;
     match got {
-        GuestOutcome::VirtException if ve => Ok(()),
+        GuestOutcome::VirtException(_) if ve => Ok(()),
         GuestOutcome::InGuest(_) if !ve => Ok(()),
         _ => differs(format!("{got:x?}, recorded ve {}", u64::from(ve))),
     }

@@ -55,6 +55,7 @@ pub fn guest_faults(o: &Options, _: &mut Counters) -> io::Result<Outcome> {
             (Instruction::Seamcall, 0, UD_VECTOR),
             (Instruction::Rdpmc, 0, GP_VECTOR),
             (Instruction::Vmxoff, 0, UD_VECTOR),
+            (Instruction::Mwait, 0, UD_VECTOR),
             (Instruction::Tdcall, 3, GP_VECTOR),
         ] {
             let what = |part| format!("{part} of {instruction:?} at CPL {cpl}");

@@ -4,15 +4,18 @@
 use std::io;
 use std::sync::mpsc::{channel, RecvTimeoutError};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use kvm_bindings::kvm_msi;
 use kvm_ioctls::VcpuExit;
 
 use super::calls::{call, leaf};
-use super::{booted, check, equal, Counters, Options, Outcome};
-use crate::guest::{Command, Field, INTERRUPT_VECTOR};
-use crate::vm::{Exit, Td, Vcpu};
+use super::counters::total;
+use super::moves::while_looping;
+use super::races::while_moving;
+use super::{booted, check, equal, Counters, Options, Outcome, CANNOT_MOVE};
+use crate::guest::{Command, Field, INTERRUPT_VECTOR, STACKS_AND_IDT};
+use crate::vm::{Exit, Memory, Td, Vcpu};
 
 const X2APIC_SPURIOUS: u64 = 0x80F;
 const X2APIC_COMMAND: u64 = 0x830;
@@ -20,6 +23,8 @@ const ENABLED: u64 = 0x1FF;
 const NMI: u64 = 4 << 8;
 const AWHILE: Duration = Duration::from_millis(100);
 const PATIENCE: Duration = Duration::from_secs(20);
+/// Pages that move while interrupts come.
+const PAGES_MOVED: u64 = 2000;
 const NEEDS_TWO: Outcome = Outcome::Skipped("needs two vCPUs");
 
 /// Halts `v` until something wakes it: nothing does before `wake`, which does.
@@ -112,6 +117,39 @@ pub fn nmi(o: &Options, _: &mut Counters) -> io::Result<Outcome> {
             equal("NMIs", td.control(v.id()).get(Field::Nmis), n)?;
         }
     }
+    Ok(Outcome::Passed)
+}
+
+/// vCPUs that interrupt themselves all the time, while their stacks and the IDT move:
+/// a delivery that finds one of them blocked is put off, and none is lost or made twice.
+pub fn while_stacks_move(o: &Options, counters: &mut Counters) -> io::Result<Outcome> {
+    let (td, vcpus) = booted(o)?;
+    let Memory::Privmemfd(file) = &td.memory else {
+        return Ok(Outcome::Skipped(CANNOT_MOVE));
+    };
+    for v in &vcpus {
+        v.control().set(Field::R12, 1);
+    }
+    let ((), _) = while_looping(o, &td, vcpus, || {
+        let end = total("tdx_relocated")? + PAGES_MOVED;
+        let deadline = Instant::now() + PATIENCE;
+        let ((), _) = while_moving(file, STACKS_AND_IDT, || {
+            while total("tdx_relocated")? < end {
+                check(Instant::now() < deadline, || "nothing moves".into())?;
+                thread::sleep(AWHILE);
+            }
+            Ok(())
+        })?;
+        Ok(())
+    })?;
+    let mut all = 0;
+    for id in 0..o.vcpus {
+        let sent = td.control(id).get(Field::SelfIpis);
+        equal("interrupts", td.control(id).get(Field::Interrupts), sent)?;
+        check(sent > 0, || format!("vCPU {id} has sent none"))?;
+        all += sent;
+    }
+    counters.push(("interrupts_while_moving", all));
     Ok(Outcome::Passed)
 }
 

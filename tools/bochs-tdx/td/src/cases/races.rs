@@ -24,16 +24,19 @@ const DESTRUCTIONS: u64 = 8;
 /// The n-th TD is destroyed after n times as many relocations.
 const HEAD_START: u64 = 50;
 
-/// Moves a file again and again while `f` goes on. The result has how many pages
-/// were relocated in a TD meanwhile.
-fn while_moving<T>(file: &PrivMemFd, f: impl FnOnce() -> io::Result<T>) -> io::Result<(T, u64)> {
-    let size = file.stat()?.size;
+/// Moves a part of a file again and again while `f` goes on. The result has how many
+/// pages were relocated in a TD meanwhile.
+pub fn while_moving<T>(
+    file: &PrivMemFd,
+    part: Range<u64>,
+    f: impl FnOnce() -> io::Result<T>,
+) -> io::Result<(T, u64)> {
     let before = total("tdx_relocated")?;
     let stop = AtomicBool::new(false);
     let result = thread::scope(|s| {
         let mover = s.spawn(|| {
             while !stop.load(Relaxed) {
-                match file.move_range(0..size, None) {
+                match file.move_range(part.clone(), None) {
                     Err(e) if !matches!(e.errno(), libc::EAGAIN | libc::EBUSY) => return Err(e),
                     _ => {}
                 }
@@ -69,7 +72,7 @@ fn against(
     at.end = at.end.min(at.start + PAGES * 4096);
     let mut taken = 0;
     let (((), relocated), _) = while_looping(o, &td, others, || {
-        while_moving(file, || {
+        while_moving(file, 0..file.stat()?.size, || {
             for _ in 0..ROUNDS {
                 let status = first.command(Command::Accept, [at.start, at.end, 0])?;
                 equal("TDG.MEM.PAGE.ACCEPT", status, 0)?;
@@ -123,7 +126,7 @@ pub fn destruction(o: &Options, counters: &mut Counters) -> io::Result<Outcome> 
             v.command(Command::Fill, [at.start, at.end, 64])?;
         }
         let begin = total("tdx_relocated")?;
-        let ((), moved) = while_moving(&file, || {
+        let ((), moved) = while_moving(&file, 0..file.stat()?.size, || {
             let deadline = Instant::now() + Duration::from_secs(60);
             while total("tdx_relocated")? - begin <= n * HEAD_START {
                 check(Instant::now() < deadline, || "nothing moves".into())?;

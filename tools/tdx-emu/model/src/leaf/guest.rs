@@ -92,8 +92,8 @@ pub enum GuestOutcome {
     /// The guest goes on, with this in RAX (for [`GuestEvent::Read`]: the
     /// content).
     InGuest(u64),
-    /// The guest goes on with a virtualization exception.
-    VirtException,
+    /// The guest goes on with a virtualization exception, for this GPA.
+    VirtException(u64),
     /// No vCPU is in the guest on this LP, or the module is dead.
     None,
 }
@@ -330,7 +330,7 @@ impl<M: Machine> Module<M> {
             };
             if sept::state(w.raw).acceptable() {
                 if self.tdcs_rd(&v.td, tdcs::ATTRIBUTES) & SEPT_VE_DISABLE == 0 {
-                    return GuestOutcome::VirtException;
+                    return GuestOutcome::VirtException(gpa);
                 }
                 ext = eeq::PENDING;
             }
