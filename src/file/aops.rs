@@ -45,7 +45,7 @@ pub(crate) fn start_queue() -> Result<Started> {
 /// # Errors
 ///
 /// `EAGAIN`: another operation on the file is under way. `EHWPOISON`: the page's memory has
-/// failed. `EBUSY`: the page cannot move now.
+/// failed, or the TDX module keeps it. `EBUSY`: the page cannot move now.
 pub(super) fn migrate(file: &Attachment, dst: &Locked, src: &Locked) -> Result {
     let object: &PrivMem = file.object();
     let outcome = try_migrate(file, dst, src);
@@ -57,6 +57,10 @@ fn try_migrate(file: &Attachment, dst: &Locked, src: &Locked) -> Result<(), Refu
     let object = file.object();
     if object.mobility == Mobility::Pinned {
         return Err(Refusal::Pinned);
+    }
+    // Also when its VM is gone, and the page looks like any other.
+    if src.is_quarantined() {
+        return Err(Refusal::Poison);
     }
     let held = file.mapping().try_lock_shared().ok_or(Refusal::Busy)?;
     let mut outcome = Err(Refusal::Busy);

@@ -341,6 +341,34 @@ fn leaked_pages_stay_away() {
     kept_away("when their block was to go offline");
 }
 
+/// A page that the TDX module would not give back is no ordinary memory when the TD is
+/// gone: neither copied nor moved, while the others are.
+fn stuck_pages_do_not_move() {
+    let tdx = Tdx::on(in_movable_zone(PAGES * PAGE), PAGES, 1).boot();
+    let refused = with_op(status::PAGE_METADATA_INCORRECT, op::RCX);
+    let rules = format!(
+        "TDH.MEM.PAGE.RELOCATE nth=1 repeat=0 status={refused:#x}\n\
+         TDH.MEM.RANGE.UNBLOCK nth=1 status={refused:#x}\n"
+    );
+    emulator::write("faults", &rules);
+    let moved = tdx.fd.move_range(0..8 * PAGE, None);
+    emulator::write("faults", "clear");
+    assert!(moved.is_err() && tdx.td.is_dead(), "{moved:?}");
+    let (fd, all) = (tdx.fd.try_clone().unwrap(), tdx.all());
+    drop(tdx);
+
+    let before = fd.pages(all.clone()).unwrap();
+    let is_stuck = |pfn: &Option<u64>| page_flags(pfn.unwrap()) & KPF_RESERVED != 0;
+    let stuck: Vec<bool> = before.iter().map(is_stuck).collect();
+    assert_eq!(stuck.iter().filter(|s| **s).count(), 1, "{stuck:?}");
+    let moved = fd.move_range(all.clone(), None).map_err(|e| e.errno());
+    assert_eq!(moved, Ok(PAGES - 1));
+    let after = fd.pages(all).unwrap();
+    for ((before, after), stuck) in before.iter().zip(&after).zip(stuck) {
+        assert_eq!(before == after, stuck, "{before:x?} -> {after:x?}");
+    }
+}
+
 /// One case for each leaf and each [`When`].
 macro_rules! cells {
     ($($function:ident = $leaf:ident $when:ident;)*) => {
@@ -396,5 +424,6 @@ fn main() -> ExitCode {
         "some PAGE.WBINVD fail" => wbinvd_random,
         "every PAGE.WBINVD fails" => wbinvd_always,
         "a page that cannot be taken back is never free again" => leaked_pages_stay_away,
+        "a page that a lost TD has kept does not move when the TD is gone" => stuck_pages_do_not_move,
     ])
 }
