@@ -46,6 +46,12 @@ struct privmemfd_seamcall {
 /* helpers/capability.c */
 bool privmemfd_helper_capable(int cap);
 
+/* helpers/debugfs.c */
+struct dentry *privmemfd_helper_debugfs_create_dir(const char *name);
+void privmemfd_helper_debugfs_create_number(const char *name, struct dentry *dir,
+					    u64 (*read)(void));
+void privmemfd_helper_debugfs_remove(struct dentry *dir);
+
 /* helpers/fs.c */
 int privmemfd_helper_migrate_folio(struct address_space *mapping,
 				   struct folio *dst, struct folio *src,

@@ -15,6 +15,7 @@
 //! 4. `kvm->mmu_lock` (taken by KVM only), `i_pages` lock (taken by mm only)
 
 pub mod capability;
+pub mod debugfs;
 pub mod ffi;
 pub mod fs;
 pub mod kvm;

@@ -28,7 +28,6 @@ mod stats;
 mod uapi;
 
 use kernel::{
-    debugfs::Scope,
     miscdevice::{
         MiscDeviceOptions,
         MiscDeviceRegistration, //
@@ -36,6 +35,7 @@ use kernel::{
     prelude::*, //
 };
 use privmemfd_kernel::{
+    debugfs::Dir,
     fs::private_file::CallbackBarrier,
     kvm::Connection,
     workqueue::Started, //
@@ -66,8 +66,7 @@ struct PrivMemFdModule {
     #[pin]
     _device: MiscDeviceRegistration<control::Control>,
     _queue: Started,
-    #[pin]
-    _debugfs: Scope<&'static stats::Totals>,
+    _debugfs: Dir,
     _barrier: CallbackBarrier,
 }
 
@@ -75,7 +74,7 @@ impl kernel::InPlaceModule for PrivMemFdModule {
     fn init(_module: &'static ThisModule) -> impl PinInit<Self, Error> {
         try_pin_init!(Self {
             _barrier: CallbackBarrier,
-            _debugfs <- stats::show(),
+            _debugfs: stats::show(),
             _queue: file::start_queue()?,
             _device <- MiscDeviceRegistration::register(MiscDeviceOptions {
                 name: c"privmemfd",

@@ -10,12 +10,11 @@ use crate::{
     counter::Counter,
     relocate::Refusal, //
 };
-use kernel::{
-    debugfs::Scope,
-    fmt,
-    prelude::*, //
+use kernel::prelude::*;
+use privmemfd_kernel::{
+    debugfs::Dir,
+    tdx::Leaf, //
 };
-use privmemfd_kernel::tdx::Leaf;
 
 /// How relocations have ended.
 pub(crate) struct Relocations {
@@ -70,44 +69,45 @@ pub(crate) static TOTALS: Totals = Totals {
     relocations: Relocations::new(),
 };
 
-/// Shows the totals in debugfs, in `privmemfd/`.
-pub(crate) fn show() -> impl PinInit<Scope<&'static Totals>> {
-    type T = &'static Totals;
-
+/// Shows the totals in debugfs, in `privmemfd/`, until the result is dropped.
+pub(crate) fn show() -> Dir {
     // Each file is a function of its own, so there is nothing to loop over.
     macro_rules! files {
-        ($totals:ident, $dir:ident; $($name:literal: |$t:tt| $value:expr;)*) => {
-            $($dir.read_callback_file($name, $totals, &|$t: &T, f: &mut fmt::Formatter<'_>| {
-                writeln!(f, "{}", $value)
-            });)*
-        };
+        ($($name:literal: $value:expr;)*) => {{
+            let dir = Dir::new(c"privmemfd");
+            $({
+                extern "C" fn read() -> u64 {
+                    $value.get()
+                }
+                dir.number($name, read);
+            })*
+            dir
+        }};
     }
 
-    Scope::dir(&TOTALS, c"privmemfd", |totals: &T, dir| {
-        files! { totals, dir;
-            c"files_created": |t| t.files_created.get();
-            c"files_created_kvm": |t| t.files_created_kvm.get();
-            c"slots_bound": |t| t.slots_bound.get();
-            c"slots_unbound": |t| t.slots_unbound.get();
-            c"pages_poisoned": |t| t.pages_poisoned.get();
-            c"pages_relocated": |t| t.relocations.done();
-            c"refused_pinned": |t| t.relocations.refused(Refusal::Pinned);
-            c"refused_busy": |t| t.relocations.refused(Refusal::Busy);
-            c"refused_guest": |t| t.relocations.refused(Refusal::Guest);
-            c"refused_poison": |t| t.relocations.refused(Refusal::Poison);
-            c"refused_backend": |t| t.relocations.refused(Refusal::Backend);
-            c"refused_nomem": |t| t.relocations.refused(Refusal::NoMemory);
-            c"tdx_relocated": |_| TDX.relocated.get();
-            c"tdx_kicks": |_| TDX.kicks.get();
-            c"tdx_holds": |_| TDX.holds.get();
-            c"tdx_rollbacks": |_| TDX.rollbacks.get();
-            c"tdx_pages_leaked": |_| TDX.pages_leaked.get();
-            c"tdx_tds_lost": |_| TDX.tds_lost.get();
-            c"tdx_calls_block": |_| TDX.calls(Leaf::MemRangeBlock).get();
-            c"tdx_calls_track": |_| TDX.calls(Leaf::MemTrack).get();
-            c"tdx_calls_relocate": |_| TDX.calls(Leaf::MemPageRelocate).get();
-            c"tdx_calls_unblock": |_| TDX.calls(Leaf::MemRangeUnblock).get();
-            c"tdx_calls_wbinvd": |_| TDX.calls(Leaf::PhymemPageWbinvd).get();
-        }
-    })
+    files! {
+        c"files_created": TOTALS.files_created;
+        c"files_created_kvm": TOTALS.files_created_kvm;
+        c"slots_bound": TOTALS.slots_bound;
+        c"slots_unbound": TOTALS.slots_unbound;
+        c"pages_poisoned": TOTALS.pages_poisoned;
+        c"pages_relocated": TOTALS.relocations.done;
+        c"refused_pinned": TOTALS.relocations.refused[Refusal::Pinned.index()];
+        c"refused_busy": TOTALS.relocations.refused[Refusal::Busy.index()];
+        c"refused_guest": TOTALS.relocations.refused[Refusal::Guest.index()];
+        c"refused_poison": TOTALS.relocations.refused[Refusal::Poison.index()];
+        c"refused_backend": TOTALS.relocations.refused[Refusal::Backend.index()];
+        c"refused_nomem": TOTALS.relocations.refused[Refusal::NoMemory.index()];
+        c"tdx_relocated": TDX.relocated;
+        c"tdx_kicks": TDX.kicks;
+        c"tdx_holds": TDX.holds;
+        c"tdx_rollbacks": TDX.rollbacks;
+        c"tdx_pages_leaked": TDX.pages_leaked;
+        c"tdx_tds_lost": TDX.tds_lost;
+        c"tdx_calls_block": TDX.calls(Leaf::MemRangeBlock);
+        c"tdx_calls_track": TDX.calls(Leaf::MemTrack);
+        c"tdx_calls_relocate": TDX.calls(Leaf::MemPageRelocate);
+        c"tdx_calls_unblock": TDX.calls(Leaf::MemRangeUnblock);
+        c"tdx_calls_wbinvd": TDX.calls(Leaf::PhymemPageWbinvd);
+    }
 }

@@ -17,6 +17,15 @@ unload_is_refused() {
 	[ $refused -ne 0 ] && grep -q '^privmemfd ' /proc/modules
 }
 
+# So does a counter that somebody reads.
+unload_with_a_counter_open() {
+	exec 3<"$COUNTERS/files_created"
+	rmmod privmemfd
+	refused=$?
+	exec 3<&-
+	[ $refused -ne 0 ] && grep -q '^privmemfd ' /proc/modules
+}
+
 # What is left of a closed file may still be looked at.
 unload_under_a_path() {
 	/tests/file_test --role outlive-the-module &
@@ -49,6 +58,7 @@ done
 suite "trace events" 60 trace_events
 suite "unload copyfail" 10 rmmod copyfail
 suite "unload is refused while a file exists" 60 unload_is_refused
+suite "unload is refused while a counter is open" 60 unload_with_a_counter_open
 suite "unload with a path descriptor left" 60 unload_under_a_path
 suite "100 load and unload cycles" 300 load_cycles 100
 suite "unload KVM" 60 unload_kvm
