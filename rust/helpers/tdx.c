@@ -26,8 +26,12 @@
  */
 u64 privmemfd_helper_seamcall(struct privmemfd_seamcall *regs)
 {
-	register u64 r8 asm("r8") = regs->r8;
-	u64 rax = regs->leaf;
+	u64 rax = regs->leaf, rcx = regs->rcx, rdx = regs->rdx, in = regs->r8;
+	/*
+	 * R8 is not kept over calls, and each access to memory is one if it is
+	 * checked: nothing comes between this and the instruction.
+	 */
+	register u64 r8 asm("r8") = in;
 
 	asm volatile("1:	.byte	0x66, 0x0f, 0x01, 0xcf\n"
 		     "	jnc	3f\n"
@@ -37,10 +41,12 @@ u64 privmemfd_helper_seamcall(struct privmemfd_seamcall *regs)
 		     "2:	orq	%[failed], %%rax\n"
 		     "3:\n"
 		     _ASM_EXTABLE_FAULT(1b, 2b)
-		     : "+a" (rax), "+c" (regs->rcx), "+d" (regs->rdx), "+r" (r8)
+		     : "+a" (rax), "+c" (rcx), "+d" (rdx), "+r" (r8)
 		     : [vmfailinvalid] "r" (SEAMCALL_VMFAILINVALID),
 		       [failed] "r" (SEAMCALL_FAILED)
 		     : "cc", "memory", "r9", "r10", "r11");
+	regs->rcx = rcx;
+	regs->rdx = rdx;
 
 	return rax;
 }
