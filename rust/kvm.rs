@@ -167,7 +167,12 @@ impl Kvm {
                 unsafe { bindings::__symbol_put(REGISTER.as_char_ptr()) };
                 NotConnected::Refused(e)
             })?;
-        Ok(Connection { kvm: self, table })
+        let connection = Connection { kvm: self, table };
+        // SAFETY: KVM has put its table there, which is valid as long as the connection.
+        if unsafe { (*self.kvm.as_ptr().read()).size } != size_of::<ffi::kvm_gmem_host_ops>() {
+            return Err(NotConnected::Refused(EINVAL));
+        }
+        Ok(connection)
     }
 
     /// Unmaps `pages` in every VM until the returned object is dropped. May sleep.

@@ -21,6 +21,13 @@ struct file *privmemfd_helper_get_file_active(struct file **f)
 	return get_file_active(f);
 }
 
+/*
+ * Without tasks RCU this is RCU, which does not wait for a task that is preempted
+ * in our code: kprobes or ftrace bring it.
+ */
+#if defined(CONFIG_PREEMPTION) && !defined(CONFIG_TASKS_RCU)
+#error "a preemptible kernel needs CONFIG_TASKS_RCU, e.g. by CONFIG_KPROBES"
+#endif
 void privmemfd_helper_synchronize_rcu_tasks(void)
 {
 	synchronize_rcu_tasks();
