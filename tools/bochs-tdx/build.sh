@@ -50,7 +50,7 @@ source_tarball() {
 	[ ! -s "$target" ] || return 0
 	# shellcheck disable=SC2016 # apt's own placeholder
 	site=$(apt-get indextargets --format '$(SITE)' 'Created-By: Packages' 'Component: main' |
-		grep -v security | sort | uniq -c | sort -rn | awk 'NR == 1 { print $2 }')
+		grep -v security | sort | uniq -c | sort -rn | awk 'NR == 1 { print $2 }') || site=
 	[ -n "$site" ] || unavailable "no Debian mirror in apt's sources" "put bochs-$VERSION.tar.xz at $target"
 	for suite in "${SUITES[@]}"; do
 		state=$CACHE/apt/$suite-src
