@@ -340,9 +340,9 @@ td_guest_main:
 	mwait
 	jmp	.Lsuccess
 
-# Invalid opcode and general protection: the end of the command, with the vector
-# as its result; and the error code, where after the instruction of Command::Fault
-# it was, and the code segment.
+# Invalid opcode and general protection: the end of Command::Fault, with the vector
+# as its result; and the error code, where after the instruction it was, and the code
+# segment. Whoever has not asked for it is shut down.
 .balign 16
 .globl td_guest_ud
 td_guest_ud:
@@ -354,6 +354,8 @@ td_guest_ud:
 td_guest_gp:
 	mov	eax, 13
 .Lfaulted:
+	cmp	qword ptr [rbp], 14		# of another command: an end, not a result
+	jne	.Lshut_down
 	pop	qword ptr [rbp + 0x40]
 	pop	rcx
 	sub	rcx, r14
