@@ -113,6 +113,7 @@ struct address_space *privmemfd_helper_folio_mapping(const struct folio *folio);
 unsigned long privmemfd_helper_folio_pfn(const struct folio *folio);
 void privmemfd_helper_folio_put(struct folio *folio);
 void privmemfd_helper_folio_quarantine(struct folio *folio);
+void privmemfd_helper_folio_unquarantine(struct folio *folio);
 bool privmemfd_helper_folio_test_quarantined(const struct folio *folio);
 bool privmemfd_helper_folio_test_hwpoison(const struct folio *folio);
 bool privmemfd_helper_folio_test_uptodate(const struct folio *folio);

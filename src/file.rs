@@ -120,7 +120,7 @@ pub(crate) fn get_folio(file: &Attachment, index: usize) -> Result<LockedFolio> 
     let folio = file
         .mapping()
         .lock_or_alloc_folio(index, object.mobility, object.node)?;
-    if folio.is_poisoned() || folio.is_quarantined() {
+    if folio.is_unusable() {
         return Err(EHWPOISON);
     }
     Ok(folio)

@@ -138,6 +138,13 @@ void privmemfd_helper_folio_quarantine(struct folio *folio)
 	SetPageReserved(folio_page(folio, 0));
 }
 
+/* The opposite, for a test that makes use of neither the folio nor what could write to it. */
+void privmemfd_helper_folio_unquarantine(struct folio *folio)
+{
+	ClearPageReserved(folio_page(folio, 0));
+	folio_put(folio);
+}
+
 bool privmemfd_helper_folio_test_quarantined(const struct folio *folio)
 {
 	return PageReserved(&folio->page);

@@ -137,10 +137,11 @@ impl Folio {
         unsafe { ffi::privmemfd_helper_folio_test_hwpoison(self.as_ptr()) }
     }
 
-    /// Tells whether the folio has been withdrawn by [`Locked::quarantine`].
-    pub fn is_quarantined(&self) -> bool {
+    /// Tells whether the memory of the folio must not be used any more: it has failed, or is
+    /// withdrawn by [`Locked::quarantine`]. Such a folio is not moved, given to a guest or erased.
+    pub fn is_unusable(&self) -> bool {
         // SAFETY: The folio is valid by the type invariant.
-        unsafe { ffi::privmemfd_helper_folio_test_quarantined(self.as_ptr()) }
+        self.is_poisoned() || unsafe { ffi::privmemfd_helper_folio_test_quarantined(self.as_ptr()) }
     }
 
     /// Tells whether the folio holds content that somebody may come back for (`PG_uptodate`).
@@ -282,7 +283,7 @@ impl Drop for LockedFolio {
     }
 }
 
-/// Looks at content, which nothing but a test may do.
+/// What nothing but a test may do.
 #[cfg(CONFIG_KUNIT = "y")]
 impl Locked {
     fn bytes(&self) -> *mut u8 {
@@ -294,6 +295,12 @@ impl Locked {
     pub fn test_fill(&self, byte: u8) {
         // SAFETY: `bytes()` is a page that this function may write under the folio lock.
         unsafe { self.bytes().write_bytes(byte, kernel::page::PAGE_SIZE) }
+    }
+
+    /// Takes [`Locked::quarantine`] back: nobody writes to the folio.
+    pub fn test_unquarantine(&self) {
+        // SAFETY: The folio is valid; the reference that is put is the one quarantine() took.
+        unsafe { ffi::privmemfd_helper_folio_unquarantine(self.as_ptr()) }
     }
 
     /// Tells whether every byte of the folio is `byte`.

@@ -59,7 +59,7 @@ fn try_migrate(file: &Attachment, dst: &Locked, src: &Locked) -> Result<(), Refu
         return Err(Refusal::Pinned);
     }
     // Also when its VM is gone, and the page looks like any other.
-    if src.is_quarantined() {
+    if src.is_unusable() {
         return Err(Refusal::Poison);
     }
     let held = file.mapping().try_lock_shared().ok_or(Refusal::Busy)?;

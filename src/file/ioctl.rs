@@ -136,7 +136,7 @@ fn move_range(
                     return Err(ECANCELED);
                 }
                 next = index + 1;
-                if node != Some(folio.nid()) && !folio.is_poisoned() && !folio.is_quarantined() {
+                if node != Some(folio.nid()) && !folio.is_unusable() {
                     candidates.push((index, ARef::from(folio)), GFP_KERNEL)?;
                 }
                 Ok(())
@@ -184,7 +184,7 @@ fn move_batch(
             continue;
         };
         // Gone and come back, or moved by somebody else meanwhile: done as well.
-        if src.pfn() != seen.pfn() || src.is_poisoned() || src.is_quarantined() {
+        if src.pfn() != seen.pfn() || src.is_unusable() {
             continue;
         }
         pairs.push((src, Folio::lock(dst)), GFP_KERNEL)?;

@@ -21,10 +21,14 @@ use crate::{
 };
 use kernel::{
     page::PAGE_SIZE,
-    prelude::*, //
+    prelude::*,
+    sync::aref::ARef, //
 };
 use privmemfd_kernel::{
-    fs::private_file::TestFile,
+    fs::private_file::{
+        PrivateFile,
+        TestFile, //
+    },
     kvm::Move,
     mm::{
         folio::{
@@ -215,6 +219,25 @@ mod transaction {
         assert_eq!(pfn_now(&moved.file), Some(moved.src.pfn()));
         assert!(moved.src.test_all(OLD));
         assert!(moved.dst.test_all(0));
+        Ok(())
+    }
+
+    #[test]
+    fn a_withdrawn_page_is_neither_moved_nor_erased() -> Result {
+        let file = file(1)?;
+        let (src, dst) = pair(&file, 0)?;
+        src.quarantine();
+        let migrated = PrivMem::migrate(&file, &dst, &src);
+        let new_pfn = pfn_now(&file);
+        // The file goes when none of its folios is locked.
+        let [src, dst] = [src, dst].map(|folio| ARef::<Folio>::from(&**folio));
+        drop(file);
+        let [src, dst] = [src, dst].map(Folio::lock);
+        src.test_unquarantine();
+        assert_eq!(migrated, Err(EHWPOISON));
+        assert_eq!(new_pfn, Some(src.pfn()));
+        assert!(src.test_all(OLD));
+        assert!(dst.test_all(NEW));
         Ok(())
     }
 
