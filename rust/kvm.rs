@@ -169,7 +169,7 @@ impl Kvm {
             })?;
         let connection = Connection { kvm: self, table };
         // SAFETY: KVM has put its table there, which is valid as long as the connection.
-        if unsafe { (*self.kvm.as_ptr().read()).size } != size_of::<ffi::kvm_gmem_host_ops>() {
+        if !unsafe { is_complete(self.kvm.as_ptr().read()) } {
             return Err(NotConnected::Refused(EINVAL));
         }
         Ok(connection)
@@ -297,6 +297,21 @@ impl<T> Drop for Connection<T> {
     }
 }
 
+/// Tells whether a host's table is of our size and has all that is called of any host.
+///
+/// # Safety
+///
+/// `host` is valid.
+unsafe fn is_complete(host: *const ffi::kvm_gmem_host_ops) -> bool {
+    // SAFETY: By the caller's promise.
+    unsafe {
+        (*host).size == size_of::<ffi::kvm_gmem_host_ops>()
+            && (*host).invalidate_start.is_some()
+            && (*host).invalidate_end.is_some()
+            && (*host).relocate.is_some()
+    }
+}
+
 /// `privmemfd_register_host()`.
 ///
 /// # Safety
@@ -307,15 +322,9 @@ unsafe extern "C" fn privmemfd_rust_register_host(
     host: *const ffi::kvm_gmem_host_ops,
     ops: *mut *const ffi::kvm_gmem_provider_ops,
 ) -> kernel::ffi::c_int {
-    // SAFETY: `host` is valid by the caller's promise.
-    let complete = unsafe {
-        (*host).size == size_of::<ffi::kvm_gmem_host_ops>()
-            && (*host).invalidate_start.is_some()
-            && (*host).invalidate_end.is_some()
-            && (*host).relocate.is_some()
-    };
     let provider = KVM.provider.load(Acquire);
-    if !complete || provider.is_null() {
+    // SAFETY: `host` is valid by the caller's promise.
+    if provider.is_null() || !unsafe { is_complete(host) } {
         return EINVAL.to_errno();
     }
     // SAFETY: By the caller's promise. Written first: the host is called from the next line on.

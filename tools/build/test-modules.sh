@@ -30,7 +30,7 @@ build() {
 	cp "$out/$name.build/"*.ko "$out/"
 }
 
-build copyfail "$TOP/tools/selftests/copyfail" "$@"
+build selftests "$TOP/tools/selftests/modules" "$@"
 build tdxemu "$TOP/tools/tdx-emu/kernel" "$@"
 build stray "$TOP/tools/bochs-tdx/stray" "$@"
 build count "$TOP/tools/bochs-tdx/count" "$@"

@@ -83,7 +83,7 @@ check_test_module_warnings() {
 	"$TOP/tools/build/test-modules.sh" "$KERNEL" "$OUT/test" W=1 CLIPPY=1 C=1 CHECK="$TOP/tools/lint/sparse" \
 		KBUILD_EXTRA_SYMBOLS="$OUT/test-module/Module.symvers" || return 1
 	local name
-	for name in copyfail tdxemu stray count tdhost; do
+	for name in selftests tdxemu stray count tdhost; do
 		no_warnings "$OUT/test/$name.log" || return 1
 	done
 }
