@@ -59,6 +59,7 @@ pub const CASES: &[(&str, Case)] = &[
     ("boot", boot),
     ("exceptions", exceptions),
     ("guest_faults", instructions::guest_faults),
+    ("spec_ctrl", instructions::spec_ctrl),
     ("private_memory", private_memory),
     ("pre_fault", life::pre_fault),
     ("unaccepted_page", unaccepted_page),

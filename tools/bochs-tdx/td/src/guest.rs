@@ -32,6 +32,8 @@ extern "C" {
     static td_guest_nmi: u8;
     static td_guest_ud: u8;
     static td_guest_gp: u8;
+    static td_guest_pf: u8;
+    static td_guest_software: u8;
     static td_guest_end: u8;
 }
 
@@ -50,6 +52,8 @@ pub const RESET_PAGE: u64 = 0xFFFF_F000;
 pub const SHARED_BIT: u64 = 1 << 47;
 /// Linear addresses of shared memory.
 pub const SHARED_ALIAS: u64 = 8 << 30;
+/// Linear address of what no guest physical address of a TD reaches.
+pub const TOO_WIDE: u64 = SHARED_ALIAS + (511 << 21);
 /// Port on which the guest says that it has done its command.
 pub const PORT: u16 = 0x100;
 /// What an interrupt needs, but neither code nor page tables of private memory.
@@ -69,9 +73,12 @@ const NMI_VECTOR: u64 = 2;
 pub const UD_VECTOR: u64 = 6;
 /// General protection.
 pub const GP_VECTOR: u64 = 13;
+/// Page fault.
+pub const PF_VECTOR: u64 = 14;
 const VE_VECTOR: u64 = 20;
 /// The vector that [`Field::Interrupts`] counts.
 pub const INTERRUPT_VECTOR: u64 = 0x40;
+const SOFTWARE_VECTOR: u64 = 0x41;
 
 /// What an address is multiplied by in `guest.s`.
 const CELL: u64 = 0x9E37_79B9_7F4A_7C15;
@@ -113,6 +120,8 @@ pub fn image() -> Vec<u8> {
             (CONTROL + (i << 21)) | LEAF | SHARED_BIT,
         );
     }
+    // In place of the last of the first GiB.
+    put(SHARED_PD + 8 * 511, LEAF | SHARED_BIT << 1);
     // Code and data of ring 0, code and data of ring 3, the TSS below 64 KiB.
     let gdt = [
         0,
@@ -132,8 +141,10 @@ pub fn image() -> Vec<u8> {
         (NMI_VECTOR, &raw const td_guest_nmi),
         (UD_VECTOR, &raw const td_guest_ud),
         (GP_VECTOR, &raw const td_guest_gp),
+        (PF_VECTOR, &raw const td_guest_pf),
         (VE_VECTOR, &raw const td_guest_ve),
         (INTERRUPT_VECTOR, &raw const td_guest_interrupt),
+        (SOFTWARE_VECTOR, &raw const td_guest_software),
     ] {
         let at = CODE + (offset(handler) - offset(&raw const td_guest_main)) as u64;
         let gate = at & 0xFFFF | 8 << 16 | 0x8E00 << 32 | (at >> 16) << 48;
@@ -170,7 +181,7 @@ pub enum Command {
     /// TDG.MEM.PAGE.ACCEPT for a range.
     Accept = 1,
     /// Verify and rewrite a range until told to stop; if [`Field::R12`] is set, with
-    /// an interrupt before each cell.
+    /// a [`SelfInterrupt`] before each cell.
     Loop,
     /// Write a range once.
     Fill,
@@ -194,8 +205,18 @@ pub enum Command {
     CallHost,
     /// An exception without an IDT.
     ShutDown,
-    /// One [`Instruction`], at CPL 0 or 3.
+    /// One [`Instruction`], at CPL 0 or 3, with an operand.
     Fault,
+}
+
+/// How the guest interrupts itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u64)]
+pub enum SelfInterrupt {
+    /// By its APIC, as from outside.
+    Ipi = 1,
+    /// By INT.
+    Software,
 }
 
 /// What [`Command::Fault`] executes.
@@ -208,6 +229,13 @@ pub enum Instruction {
     Vmcall,
     Vmxoff,
     Mwait,
+    /// Reads the cell at the operand.
+    Load,
+    /// Toggles the operand's bits in EFER, and tells what is there then.
+    Efer,
+    /// Writes the operand to SPEC_CTRL.
+    WriteSpecCtrl,
+    ReadSpecCtrl,
 }
 
 /// Fields of a control block; `guest.s` has the same offsets.
@@ -251,7 +279,7 @@ pub enum Field {
     Interrupts = 0xD0,
     Nmis = 0xD8,
     /// Interrupts that the guest has sent to itself.
-    SelfIpis = 0xE0,
+    SelfInterrupts = 0xE0,
 }
 
 /// The control block of one vCPU.

@@ -125,7 +125,7 @@ td_guest_main:
 
 # Command::Loop: cells from rdi up to rsi hold round 0; in each round verify
 # the last and write the next, until told to stop. If told to, interrupts itself
-# before each.
+# before each, by the APIC (1) or by INT (2).
 .Lloop:
 	xor	r9d, r9d
 	cmp	qword ptr [rbp + 0x80], 0
@@ -136,13 +136,18 @@ td_guest_main:
 .Lstep:
 	cmp	qword ptr [rbp + 0x80], 0
 	je	.Lquiet
+	inc	qword ptr [rbp + 0xe0]
+	cmp	qword ptr [rbp + 0x80], 1
+	jne	.Lsoftware
 	mov	r10, rdx
 	mov	ecx, 0x83f			# x2APIC self IPI
 	mov	eax, 0x40			# INTERRUPT_VECTOR
 	xor	edx, edx
-	inc	qword ptr [rbp + 0xe0]
 	wrmsr
 	mov	rdx, r10
+	jmp	.Lquiet
+.Lsoftware:
+	int	0x41				# SOFTWARE_VECTOR
 .Lquiet:
 	call	.Lcell
 	mov	rcx, rax
@@ -297,9 +302,9 @@ td_guest_main:
 	lidt	[rsp]
 	ud2
 
-# Command::Fault: instruction rsi with CPL rdi, 0 or 3.
+# Command::Fault: instruction rsi with CPL rdi, 0 or 3, and with operand rdx at CPL 0.
 .Lfault:
-	shl	esi, 4
+	shl	esi, 5
 	lea	r14, [rip + .Linstructions]
 	add	r14, rsi
 	xor	eax, eax
@@ -319,28 +324,49 @@ td_guest_main:
 	push	0x1b				# USER_CODE_SELECTOR
 	push	r14
 	iretq
-# enum Instruction. If there is no fault: to .Lsuccess.
-.balign 16
+# enum Instruction. If there is no fault: to .Lsuccess, or with a result.
+.balign 32
 .Linstructions:
 	.byte	0x66, 0x0f, 0x01, 0xcc		# tdcall, TDG.VP.VMCALL
 	jmp	.Lsuccess
-.balign 16
+.balign 32
 	.byte	0x66, 0x0f, 0x01, 0xcf		# seamcall
 	jmp	.Lsuccess
-.balign 16
+.balign 32
 	rdpmc
 	jmp	.Lsuccess
-.balign 16
+.balign 32
 	vmcall
 	jmp	.Lsuccess
-.balign 16
+.balign 32
 	vmxoff
 	jmp	.Lsuccess
-.balign 16
+.balign 32
 	mwait
 	jmp	.Lsuccess
+.balign 32
+	mov	rax, [rdx]
+	jmp	.Lresult
+.balign 32
+	mov	r15, rdx
+	mov	ecx, 0xc0000080			# EFER
+	rdmsr
+	xor	eax, r15d
+	wrmsr
+	rdmsr
+	jmp	.Lresult
+.balign 32
+	mov	eax, edx
+	xor	edx, edx
+	mov	ecx, 0x48			# SPEC_CTRL
+	wrmsr
+	jmp	.Lsuccess
+.balign 32
+	mov	ecx, 0x48
+	rdmsr
+	jmp	.Lresult
 
-# Invalid opcode and general protection: the end of Command::Fault, with the vector
+# Invalid opcode, general protection and page fault: the end of Command::Fault, with the vector
 # as its result; and the error code, where after the instruction it was, and the code
 # segment. Whoever has not asked for it is shut down.
 .balign 16
@@ -353,6 +379,11 @@ td_guest_ud:
 .globl td_guest_gp
 td_guest_gp:
 	mov	eax, 13
+	jmp	.Lfaulted
+.balign 16
+.globl td_guest_pf
+td_guest_pf:
+	mov	eax, 14
 .Lfaulted:
 	cmp	qword ptr [rbp], 14		# of another command: an end, not a result
 	jne	.Lshut_down
@@ -383,6 +414,12 @@ td_guest_interrupt:
 	pop	rdx
 	pop	rcx
 	pop	rax
+	iretq
+
+.balign 16
+.globl td_guest_software
+td_guest_software:
+	inc	qword ptr [rbp + 0xd0]
 	iretq
 
 .balign 16

@@ -4,11 +4,16 @@
 
 use std::arch::asm;
 use std::io;
+use std::mem;
 use std::os::unix::process::ExitStatusExt;
 use std::process::Command;
 
 use super::{booted, check, equal, Counters, Options, Outcome};
-use crate::guest::{self, Field, Instruction, GP_VECTOR, UD_VECTOR};
+use crate::guest::{self, Field, Instruction, GP_VECTOR, PF_VECTOR, TOO_WIDE, UD_VECTOR};
+use crate::vm::Vcpu;
+
+const EFER_SCE: u64 = 1;
+const EFER_NXE: u64 = 1 << 11;
 
 fn seamcall() {
     // SAFETY: in user mode the instruction has no effect but a fault.
@@ -42,37 +47,102 @@ pub fn faults(_: &Options, _: &mut Counters) -> io::Result<Outcome> {
     Ok(Outcome::Passed)
 }
 
+/// An instruction that does not fault, at CPL 0.
+fn one(v: &mut Vcpu, instruction: Instruction, operand: u64) -> io::Result<u64> {
+    v.command(guest::Command::Fault, [0, instruction as u64, operand])
+}
+
 /// In a TD, TDCALL outside ring 0 is a general protection fault and never reaches
 /// the TDX module (Intel TDX CPU Architectural Extensions). The others do, and the
 /// module has them fault (intel/tdx-module, `tdx_td_dispatcher.c`); but VMCALL is a
-/// virtualization exception.
+/// virtualization exception. So is a write to EFER that changes more than SCE. A guest
+/// physical address beyond the TD's width is a page fault with a reserved bit.
 pub fn guest_faults(o: &Options, _: &mut Counters) -> io::Result<Outcome> {
     const VMCALL_REASON: u64 = 18;
+    const WRMSR_REASON: u64 = 32;
+    const PRESENT_RESERVED: u64 = 1 << 3 | 1;
     let (_td, mut vcpus) = booted(o)?;
     for v in &mut vcpus {
-        for (instruction, cpl, vector) in [
-            (Instruction::Tdcall, 3, GP_VECTOR),
-            (Instruction::Seamcall, 0, UD_VECTOR),
-            (Instruction::Rdpmc, 0, GP_VECTOR),
-            (Instruction::Vmxoff, 0, UD_VECTOR),
-            (Instruction::Mwait, 0, UD_VECTOR),
-            (Instruction::Tdcall, 3, GP_VECTOR),
+        for (instruction, cpl, vector, error) in [
+            (Instruction::Tdcall, 3, GP_VECTOR, 0),
+            (Instruction::Seamcall, 0, UD_VECTOR, 0),
+            (Instruction::Rdpmc, 0, GP_VECTOR, 0),
+            (Instruction::Vmxoff, 0, UD_VECTOR, 0),
+            (Instruction::Mwait, 0, UD_VECTOR, 0),
+            (Instruction::Load, 0, PF_VECTOR, PRESENT_RESERVED),
+            (Instruction::Tdcall, 3, GP_VECTOR, 0),
         ] {
             let what = |part| format!("{part} of {instruction:?} at CPL {cpl}");
-            let got = v.command(guest::Command::Fault, [cpl, instruction as u64, 0])?;
+            let args = [cpl, instruction as u64, TOO_WIDE];
+            let got = v.command(guest::Command::Fault, args)?;
             let c = v.control();
             equal(&what("vector"), got, vector)?;
-            equal(&what("error code"), c.get(Field::BadAddress), 0)?;
+            equal(&what("error code"), c.get(Field::BadAddress), error)?;
             equal(&what("offset"), c.get(Field::BadGot), 0)?;
             equal(&what("CPL"), c.get(Field::BadWant) & 3, cpl)?;
         }
-        let c = v.control();
-        equal("virtualization exceptions", c.get(Field::Exceptions), 0)?;
-        let got = v.command(guest::Command::Fault, [0, Instruction::Vmcall as u64, 0])?;
-        equal("result of VMCALL", got, 0)?;
-        let c = v.control();
-        equal("virtualization exceptions", c.get(Field::Exceptions), 1)?;
-        equal("reason", c.get(Field::Reason), VMCALL_REASON)?;
+        let exceptions = |v: &Vcpu, number| {
+            let seen = v.control().get(Field::Exceptions);
+            equal("virtualization exceptions", seen, number)
+        };
+        exceptions(v, 0)?;
+        equal("result of VMCALL", one(v, Instruction::Vmcall, 0)?, 0)?;
+        exceptions(v, 1)?;
+        equal("reason", v.control().get(Field::Reason), VMCALL_REASON)?;
+
+        let efer = one(v, Instruction::Efer, 0)?;
+        let changed = one(v, Instruction::Efer, EFER_SCE)?;
+        equal("EFER", changed, efer ^ EFER_SCE)?;
+        exceptions(v, 1)?;
+        let refused = one(v, Instruction::Efer, EFER_SCE | EFER_NXE)?;
+        equal("EFER", refused, changed)?;
+        exceptions(v, 2)?;
+        equal("reason", v.control().get(Field::Reason), WRMSR_REASON)?;
     }
     Ok(Outcome::Passed)
+}
+
+/// SPEC_CTRL is each vCPU's own, also of two that run on one CPU in turn.
+pub fn spec_ctrl(o: &Options, _: &mut Counters) -> io::Result<Outcome> {
+    let (_td, mut vcpus) = booted(o)?;
+    if vcpus.len() < 2 {
+        return Ok(Outcome::Skipped("needs two vCPUs"));
+    }
+    let _pinned = Pinned::new(0)?;
+    for (v, value) in vcpus.iter_mut().zip(1..) {
+        equal("SPEC_CTRL", one(v, Instruction::ReadSpecCtrl, 0)?, 0)?;
+        one(v, Instruction::WriteSpecCtrl, value)?;
+    }
+    for (v, value) in vcpus.iter_mut().zip(1..) {
+        equal("SPEC_CTRL", one(v, Instruction::ReadSpecCtrl, 0)?, value)?;
+    }
+    Ok(Outcome::Passed)
+}
+
+/// The calling thread stays on one CPU, until this is dropped.
+struct Pinned(libc::cpu_set_t);
+
+impl Pinned {
+    fn new(cpu: usize) -> io::Result<Self> {
+        // SAFETY: a CPU set is plain bits.
+        let mut set: libc::cpu_set_t = unsafe { mem::zeroed() };
+        let mut before = set;
+        // SAFETY: both sets are of the size that is said.
+        let done = unsafe {
+            libc::CPU_SET(cpu, &mut set);
+            libc::sched_getaffinity(0, mem::size_of_val(&before), &mut before) == 0
+                && libc::sched_setaffinity(0, mem::size_of_val(&set), &set) == 0
+        };
+        if !done {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(Self(before))
+    }
+}
+
+impl Drop for Pinned {
+    fn drop(&mut self) {
+        // SAFETY: as above.
+        unsafe { libc::sched_setaffinity(0, mem::size_of_val(&self.0), &self.0) };
+    }
 }

@@ -14,8 +14,8 @@ use super::counters::total;
 use super::moves::while_looping;
 use super::races::while_moving;
 use super::{booted, check, equal, Counters, Options, Outcome, CANNOT_MOVE};
-use crate::guest::{Command, Field, INTERRUPT_VECTOR, STACKS_AND_IDT};
-use crate::vm::{Exit, Memory, Td, Vcpu};
+use crate::guest::{Command, Field, SelfInterrupt, INTERRUPT_VECTOR, STACKS_AND_IDT};
+use crate::vm::{Exit, Memory, Provider, Td, Vcpu};
 
 const X2APIC_SPURIOUS: u64 = 0x80F;
 const X2APIC_COMMAND: u64 = 0x830;
@@ -24,7 +24,7 @@ const NMI: u64 = 4 << 8;
 const AWHILE: Duration = Duration::from_millis(100);
 const PATIENCE: Duration = Duration::from_secs(20);
 /// Pages that move while interrupts come.
-const PAGES_MOVED: u64 = 2000;
+const PAGES_MOVED: u64 = 1500;
 const NEEDS_TWO: Outcome = Outcome::Skipped("needs two vCPUs");
 
 /// Halts `v` until something wakes it: nothing does before `wake`, which does.
@@ -123,12 +123,25 @@ pub fn nmi(o: &Options, _: &mut Counters) -> io::Result<Outcome> {
 /// vCPUs that interrupt themselves all the time, while their stacks and the IDT move:
 /// a delivery that finds one of them blocked is put off, and none is lost or made twice.
 pub fn while_stacks_move(o: &Options, counters: &mut Counters) -> io::Result<Outcome> {
+    if o.provider != Provider::Privmemfd {
+        return Ok(Outcome::Skipped(CANNOT_MOVE));
+    }
+    for (kind, counter) in [
+        (SelfInterrupt::Ipi, "interrupts_while_moving"),
+        (SelfInterrupt::Software, "software_interrupts_while_moving"),
+    ] {
+        counters.push((counter, interrupted(o, kind)?));
+    }
+    Ok(Outcome::Passed)
+}
+
+fn interrupted(o: &Options, kind: SelfInterrupt) -> io::Result<u64> {
     let (td, vcpus) = booted(o)?;
     let Memory::Privmemfd(file) = &td.memory else {
-        return Ok(Outcome::Skipped(CANNOT_MOVE));
+        return Err(io::Error::other(CANNOT_MOVE));
     };
     for v in &vcpus {
-        v.control().set(Field::R12, 1);
+        v.control().set(Field::R12, kind as u64);
     }
     let ((), _) = while_looping(o, &td, vcpus, || {
         let end = total("tdx_relocated")? + PAGES_MOVED;
@@ -144,13 +157,12 @@ pub fn while_stacks_move(o: &Options, counters: &mut Counters) -> io::Result<Out
     })?;
     let mut all = 0;
     for id in 0..o.vcpus {
-        let sent = td.control(id).get(Field::SelfIpis);
+        let sent = td.control(id).get(Field::SelfInterrupts);
         equal("interrupts", td.control(id).get(Field::Interrupts), sent)?;
         check(sent > 0, || format!("vCPU {id} has sent none"))?;
         all += sent;
     }
-    counters.push(("interrupts_while_moving", all));
-    Ok(Outcome::Passed)
+    Ok(all)
 }
 
 /// A triple fault ends a vCPU; the others go on.
