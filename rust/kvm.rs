@@ -160,19 +160,15 @@ impl Kvm {
         }
         let host = self.kvm.as_ptr().cast();
         // SAFETY: The symbol is the function of that name; the table and the place for KVM's table
-        // are static. KVM fills the latter before it uses the former.
+        // are static. KVM fills the latter before it uses the former, and refuses if the size of
+        // either is another one.
         to_result(unsafe { ffi::privmemfd_helper_kvm_register(symbol, &table.ops, host) })
             .map_err(|e| {
                 // SAFETY: The symbol was got above.
                 unsafe { bindings::__symbol_put(REGISTER.as_char_ptr()) };
                 NotConnected::Refused(e)
             })?;
-        let connection = Connection { kvm: self, table };
-        // SAFETY: KVM has put its table there, which is valid as long as the connection.
-        if !unsafe { is_complete(self.kvm.as_ptr().read()) } {
-            return Err(NotConnected::Refused(EINVAL));
-        }
-        Ok(connection)
+        Ok(Connection { kvm: self, table })
     }
 
     /// Unmaps `pages` in every VM until the returned object is dropped. May sleep.
@@ -297,21 +293,6 @@ impl<T> Drop for Connection<T> {
     }
 }
 
-/// Tells whether a host's table is of our size and has all that is called of any host.
-///
-/// # Safety
-///
-/// `host` is valid.
-unsafe fn is_complete(host: *const ffi::kvm_gmem_host_ops) -> bool {
-    // SAFETY: By the caller's promise.
-    unsafe {
-        (*host).size == size_of::<ffi::kvm_gmem_host_ops>()
-            && (*host).invalidate_start.is_some()
-            && (*host).invalidate_end.is_some()
-            && (*host).relocate.is_some()
-    }
-}
-
 /// `privmemfd_register_host()`.
 ///
 /// # Safety
@@ -322,9 +303,15 @@ unsafe extern "C" fn privmemfd_rust_register_host(
     host: *const ffi::kvm_gmem_host_ops,
     ops: *mut *const ffi::kvm_gmem_provider_ops,
 ) -> kernel::ffi::c_int {
-    let provider = KVM.provider.load(Acquire);
     // SAFETY: `host` is valid by the caller's promise.
-    if provider.is_null() || !unsafe { is_complete(host) } {
+    let complete = unsafe {
+        (*host).size == size_of::<ffi::kvm_gmem_host_ops>()
+            && (*host).invalidate_start.is_some()
+            && (*host).invalidate_end.is_some()
+            && (*host).relocate.is_some()
+    };
+    let provider = KVM.provider.load(Acquire);
+    if !complete || provider.is_null() {
         return EINVAL.to_errno();
     }
     // SAFETY: By the caller's promise. Written first: the host is called from the next line on.

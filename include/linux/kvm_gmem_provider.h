@@ -117,6 +117,7 @@ struct kvm_gmem_td {
  * @size: sizeof(struct kvm_gmem_provider_ops)
  * @bindings_size: sizeof(struct kvm_gmem_bindings), which is part of the
  *		   provider's object
+ * @host_size: sizeof(struct kvm_gmem_host_ops), which the provider calls
  * @owner: module that must stay while one of its files exists; also that of @fops
  * @fops: f_op of the provider's files; how KVM recognises them
  * @bindings: the file's struct kvm_gmem_bindings. No lock is needed.
@@ -148,6 +149,7 @@ struct kvm_gmem_td {
 struct kvm_gmem_provider_ops {
 	size_t size;
 	size_t bindings_size;
+	size_t host_size;
 	struct module *owner;
 	const struct file_operations *fops;
 	struct kvm_gmem_bindings *(*bindings)(struct file *file);

@@ -84,6 +84,7 @@ impl<T: Provider> ProviderTable<T> {
             ops: ffi::kvm_gmem_provider_ops {
                 size: size_of::<ffi::kvm_gmem_provider_ops>(),
                 bindings_size: size_of::<ffi::kvm_gmem_bindings>(),
+                host_size: size_of::<ffi::kvm_gmem_host_ops>(),
                 owner: this_module::<<T as Provider>::OwnerModule>().as_ptr(),
                 fops: &raw const tables.file,
                 bindings: Some(Self::bindings),

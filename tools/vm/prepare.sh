@@ -59,6 +59,7 @@ boot() {
 	local add=(
 		--add "$MODULE:/modules/" --add "$TEST_MODULES/tdxemu.ko:/modules/" --add "$TEST_MODULES/tdhost.ko:/modules/"
 		--add "$TEST_MODULES/copyfail.ko:/modules/" --add "$TEST_MODULES/otherkvm.ko:/modules/"
+		--add "$TEST_MODULES/badprovider.ko:/modules/"
 		--add "$KVM_MODULES/kvm.ko:/modules/kvm/" --add "$KVM_MODULES/kvm-amd.ko:/modules/kvm/"
 	)
 	shift 3
