@@ -474,7 +474,7 @@ impl<T: PrivateFile> FileTables<T> {
     unsafe extern "C" fn free_folio(folio: *mut bindings::folio) {
         // SAFETY: mm calls this with the folio locked and a reference.
         let folio = unsafe { Locked::from_raw(folio) };
-        // What is unusable does not reach the allocator again either.
+        // What is unusable must not be touched; mm does not use it again either.
         if folio.has_content() && !folio.is_unusable() {
             folio.clear();
         }

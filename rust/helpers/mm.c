@@ -138,11 +138,15 @@ void privmemfd_helper_folio_quarantine(struct folio *folio)
 	SetPageReserved(folio_page(folio, 0));
 }
 
-/* The opposite, for a test that makes use of neither the folio nor what could write to it. */
+/* The opposite, for a test in which nobody writes to the folio. */
 void privmemfd_helper_folio_unquarantine(struct folio *folio)
 {
-	ClearPageReserved(folio_page(folio, 0));
-	folio_put(folio);
+	struct page *page = folio_page(folio, 0);
+
+	if (PageReserved(page)) {
+		ClearPageReserved(page);
+		folio_put(folio);
+	}
 }
 
 bool privmemfd_helper_folio_test_quarantined(const struct folio *folio)

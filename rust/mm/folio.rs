@@ -299,7 +299,8 @@ impl Locked {
 
     /// Takes [`Locked::quarantine`] back: nobody writes to the folio.
     pub fn test_unquarantine(&self) {
-        // SAFETY: The folio is valid; the reference that is put is the one quarantine() took.
+        // SAFETY: The folio is valid; the reference that is put is the one quarantine() took, since
+        // PG_reserved tells that it has.
         unsafe { ffi::privmemfd_helper_folio_unquarantine(self.as_ptr()) }
     }
 

@@ -58,7 +58,7 @@ fn try_migrate(file: &Attachment, dst: &Locked, src: &Locked) -> Result<(), Refu
     if object.mobility == Mobility::Pinned {
         return Err(Refusal::Pinned);
     }
-    // Also when its VM is gone, and the page looks like any other.
+    // What the TDX module keeps looks like any other page when its VM is gone.
     if src.is_unusable() {
         return Err(Refusal::Poison);
     }

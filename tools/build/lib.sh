@@ -10,8 +10,8 @@ CACHE=${PRIVMEMFD_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/privmemfd}
 LLVM_VERSION=19
 KERNEL_SERIES=7.3
 export CACHE LLVM_VERSION KERNEL_SERIES TOP
-# What the make that has called was told (-s, -n) is not meant for those called here.
-unset MAKEFLAGS MFLAGS
+# What the make that has called was told (-s, -j, V=1) is not meant for those called here.
+unset MAKEFLAGS
 
 say() { printf '\033[1m==>\033[0m %s\n' "$*" >&2; }
 # die MESSAGE [ADVICE]: end with what failed and what to do about it.

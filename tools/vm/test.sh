@@ -11,11 +11,9 @@ set -euo pipefail
 . "$TOP/tools/bochs-tdx/host.sh"
 
 OUT=$BUILD/test
-# Seconds that each machine's job may take, how many machines run at a time, and the
-# machine that is skipped where Bochs is not to be had.
+# Seconds that each machine's job may take, and how many machines run at a time.
 declare -A LIMIT=([own]=2400 [served]=2400 [unserved]=2100 [unpatched]=900 [tdx]=2400 [tdxemu]=900 [tdxhost]=900)
 WORKERS=2
-TDXHOST=(tdxhost)
 
 # Whatever ends this script early is a failure, and says so in the same form.
 summary="0 passed, 1 failed, 0 skipped"
@@ -97,11 +95,11 @@ UPSTREAM=$("$TOP/tools/build/selftests.sh" "$CACHE/linux") || exit 1
 no_bochs=0
 BOCHS=$("$TOP/tools/bochs-tdx/build.sh") || no_bochs=$?
 case $no_bochs in
-0) ;;
-4) TDXHOST=() ;;
+0) tdxhost=(tdxhost) ;;
+4) tdxhost=() ;;
 *) exit 1 ;;
 esac
-MACHINES=(own tdx served "${TDXHOST[@]}" unserved tdxemu unpatched)
+MACHINES=(own tdx served "${tdxhost[@]}" unserved tdxemu unpatched)
 
 say "tests on the host"
 host_tests | tee "$OUT/host.log"
