@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: GPL-2.0
 #
 # mutations.sh [WORD]: break the emulated TDX host, KVM's part or the module in one
-# way after the other, and see that the tests of moving TDs notice. With WORD: only
+# way after the other, and see that the tests notice. With WORD: only
 # those whose names contain it. Leaves the sources alone.
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=../vm/prepare.sh

@@ -5,9 +5,10 @@
 summary.py OUT.json RELOCATIONS NAME=DIR...: reads seamcalls.jsonl and job.log of
 each DIR. Exits with 1 if a run left a page with the TDX module or a KeyID in use,
 if a call or a case failed that should not, if a TD exited for a page that had moved
-and was not blocked, if processors have not kept translations over TD exits, if there
-were fewer RELOCATIONS, or with 2 if a machine has left no such files. Calls that the
-fault plan has refused are counted apart.
+and was not blocked, if processors have not kept translations over TD exits, if no
+interrupt had to be delivered again because of a move, if there were fewer
+RELOCATIONS, or with 2 if a machine has left no such files. Calls that the fault plan
+has refused are counted apart.
 """
 
 import json
@@ -35,6 +36,8 @@ CONSEQUENCES = {
     ("MEM.RANGE.BLOCK", 0x00000B07),
     ("PHYMEM.PAGE.RECLAIM", 0xC0000400),
 }
+# Of VM-entry interruption information.
+EVENT_TYPES = {0: "external_interrupts", 4: "software_interrupts"}
 # 46 of 52 bits, see cpu/tdx.hh.
 WITHOUT_KEYID = (1 << 46) - 1
 PAGE = 4096
@@ -101,6 +104,8 @@ def read_calls(path):
             continue
         if "ept_violation" in call:
             where = call["ept_violation"]
+            if kind := EVENT_TYPES.get(where.get("delivering")):
+                violations[f"deliveries_interrupted_of_{kind}"] += 1
             why = tds[where["tdr"]].violation(int(where["gpa"], 16))
             if why:
                 violations[f"ept_violations_{why}"] += 1
@@ -175,6 +180,10 @@ def summarize(folder):
         problems.append(f"{guest.get('tdx_pages_leaked', 0)} pages leaked, not {leaked} by plan and {stuck} stuck")
     if not guests["translations"].get("used_after_a_later_entry"):
         problems.append("no translation outlived a TD exit")
+    # With one vCPU it is seldom just then that a page moves.
+    if cases.get("interrupts_while_moving") == "ok" and good["VP.CREATE"] > good["MNG.CREATE"]:
+        if not any(guests.get(f"deliveries_interrupted_of_{kind}") for kind in EVENT_TYPES.values()):
+            problems.append("no interrupt's delivery met a page that moved")
     if good["MNG.CREATE"] != good["MNG.KEY.FREEID"]:
         problems.append(f"{good['MNG.CREATE']} KeyIDs used, {good['MNG.KEY.FREEID']} freed")
     problems += [f"{case}: {result}" for case, result in cases.items() if result == "not ok"]

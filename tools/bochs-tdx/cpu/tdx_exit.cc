@@ -17,15 +17,19 @@ static const unsigned PF_RESERVED = 0x09;
 
 // --- leaving the guest
 
-// One line for the log of calls, for which pages of its own a TD was stopped.
-static void log_violation(const struct tdx_vcpu *v, Bit64u gpa)
+// One line for the log of calls, for which pages of its own a TD was stopped, and, if
+// that was while an event was delivered, for which type of event (VM-entry
+// interruption-information field).
+static void log_violation(const struct tdx_vcpu *v, Bit64u gpa, bool in_event, Bit32u event)
 {
-  char line[100];
+  char line[120], delivering[30] = "";
 
   if (gpa >> v->ctl.shared_bit & 1)
     return;
-  snprintf(line, sizeof(line), "{\"ept_violation\":{\"tdr\":\"0x" FMT_LL "x\",\"gpa\":\"0x" FMT_LL "x\"}}",
-    v->ctl.tdr, gpa & ~Bit64u(0xfff));
+  if (in_event)
+    snprintf(delivering, sizeof(delivering), ",\"delivering\":%u", event >> 8 & 7);
+  snprintf(line, sizeof(line), "{\"ept_violation\":{\"tdr\":\"0x" FMT_LL "x\",\"gpa\":\"0x" FMT_LL "x\"%s}}",
+    v->ctl.tdr, gpa & ~Bit64u(0xfff), delivering);
   tdx_machine_log(line);
 }
 
@@ -38,7 +42,7 @@ void BX_CPU_C::tdx_leave(Bit32u reason, Bit64u qualification, struct tdx_regs *r
   bool nmi = reason == VMX_VMEXIT_EXCEPTION_NMI;
 
   if (reason == VMX_VMEXIT_EPT_VIOLATION)
-    log_violation(v, regs->r8);
+    log_violation(v, regs->r8, BX_CPU_THIS_PTR in_event, vm->idt_vector_info);
   if (BX_CPU_THIS_PTR in_event) { // to be delivered again at the next entry
     v->event = vm->idt_vector_info | 0x80000000;
     v->event_error = vm->idt_vector_error_code;

@@ -27,8 +27,8 @@ def relocate():
     return [mem("PAGE.RELOCATE", old_page=0x9000), call("PHYMEM.PAGE.WBINVD", 0x9000)]
 
 
-def violation(gpa=PAGE, td=TD):
-    return {"ept_violation": {"tdr": td, "gpa": hex(gpa)}}
+def violation(gpa=PAGE, td=TD, **more):
+    return {"ept_violation": {"tdr": td, "gpa": hex(gpa), **more}}
 
 
 def read(*lines):
@@ -37,7 +37,7 @@ def read(*lines):
             file.write(json.dumps(line) + "\n")
         file.flush()
         _, bad, _, _, guests = summary.read_calls(Path(file.name))
-    return list(bad), {k: v for k, v in guests.items() if k.startswith("ept_")}
+    return list(bad), {k: v for k, v in guests.items() if k != "translations"}
 
 
 class OldPages(unittest.TestCase):
@@ -57,6 +57,14 @@ class OldPages(unittest.TestCase):
             end = [self.CLEAN, call("PHYMEM.PAGE.WBINVD", 0x8000)]
             self.assertEqual(read(self.MOVE, again, *end)[0], ["page used again without WBINVD"])
             self.assertEqual(read(self.MOVE, self.CLEAN, again, *end)[0], [])
+
+
+class Deliveries(unittest.TestCase):
+    def test_what_was_delivered(self):
+        for event, kind in (0, "external_interrupts"), (4, "software_interrupts"), (3, None):
+            counted = read(mem("PAGE.ADD"), mem("RANGE.BLOCK"), violation(delivering=event))[1]
+            counted.pop("ept_violations_in_window")
+            self.assertEqual(counted, {f"deliveries_interrupted_of_{kind}": 1} if kind else {})
 
 
 class Violations(unittest.TestCase):

@@ -113,6 +113,7 @@ const STRAY: &str = "/sys/module/stray/parameters";
 const TD_COUNT: u64 = 40;
 const SPINS: u64 = 2000;
 const CANNOT_MOVE: &str = "guest_memfd cannot move";
+const NEEDS_TWO: Outcome = Outcome::Skipped("needs two vCPUs");
 
 /// Wrong cells that guests have found.
 static MISMATCHES: AtomicU64 = AtomicU64::new(0);

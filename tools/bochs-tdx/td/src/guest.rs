@@ -52,7 +52,7 @@ pub const RESET_PAGE: u64 = 0xFFFF_F000;
 pub const SHARED_BIT: u64 = 1 << 47;
 /// Linear addresses of shared memory.
 pub const SHARED_ALIAS: u64 = 8 << 30;
-/// Linear address of what no guest physical address of a TD reaches.
+/// Linear address that is mapped to a guest physical address wider than a TD's.
 pub const TOO_WIDE: u64 = SHARED_ALIAS + (511 << 21);
 /// Port on which the guest says that it has done its command.
 pub const PORT: u16 = 0x100;
@@ -76,8 +76,9 @@ pub const GP_VECTOR: u64 = 13;
 /// Page fault.
 pub const PF_VECTOR: u64 = 14;
 const VE_VECTOR: u64 = 20;
-/// The vector that [`Field::Interrupts`] counts.
+/// Vector of interrupts by an APIC.
 pub const INTERRUPT_VECTOR: u64 = 0x40;
+/// That of INT.
 const SOFTWARE_VECTOR: u64 = 0x41;
 
 /// What an address is multiplied by in `guest.s`.
@@ -205,7 +206,7 @@ pub enum Command {
     CallHost,
     /// An exception without an IDT.
     ShutDown,
-    /// One [`Instruction`], at CPL 0 or 3, with an operand.
+    /// One [`Instruction`], at CPL 0 or 3; at CPL 0 with an operand.
     Fault,
 }
 
@@ -276,6 +277,7 @@ pub enum Field {
     Back13 = 0xB8,
     Back14 = 0xC0,
     Back15 = 0xC8,
+    /// Interrupts taken, of either vector.
     Interrupts = 0xD0,
     Nmis = 0xD8,
     /// Interrupts that the guest has sent to itself.

@@ -366,9 +366,9 @@ td_guest_main:
 	rdmsr
 	jmp	.Lresult
 
-# Invalid opcode, general protection and page fault: the end of Command::Fault, with the vector
-# as its result; and the error code, where after the instruction it was, and the code
-# segment. Whoever has not asked for it is shut down.
+# Invalid opcode, general protection and page fault: the end of Command::Fault, with
+# the vector as its result; and the error code, where after the instruction it was,
+# and the code segment. Whoever has not asked for it is shut down.
 .balign 16
 .globl td_guest_ud
 td_guest_ud:

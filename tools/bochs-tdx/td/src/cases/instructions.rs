@@ -8,7 +8,7 @@ use std::mem;
 use std::os::unix::process::ExitStatusExt;
 use std::process::Command;
 
-use super::{booted, check, equal, Counters, Options, Outcome};
+use super::{booted, check, equal, Counters, Options, Outcome, NEEDS_TWO};
 use crate::guest::{self, Field, Instruction, GP_VECTOR, PF_VECTOR, TOO_WIDE, UD_VECTOR};
 use crate::vm::Vcpu;
 
@@ -104,10 +104,10 @@ pub fn guest_faults(o: &Options, _: &mut Counters) -> io::Result<Outcome> {
 
 /// SPEC_CTRL is each vCPU's own, also of two that run on one CPU in turn.
 pub fn spec_ctrl(o: &Options, _: &mut Counters) -> io::Result<Outcome> {
-    let (_td, mut vcpus) = booted(o)?;
-    if vcpus.len() < 2 {
-        return Ok(Outcome::Skipped("needs two vCPUs"));
+    if o.vcpus < 2 {
+        return Ok(NEEDS_TWO);
     }
+    let (_td, mut vcpus) = booted(o)?;
     let _pinned = Pinned::new(0)?;
     for (v, value) in vcpus.iter_mut().zip(1..) {
         equal("SPEC_CTRL", one(v, Instruction::ReadSpecCtrl, 0)?, 0)?;

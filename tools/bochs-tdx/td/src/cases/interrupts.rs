@@ -13,9 +13,9 @@ use super::calls::{call, leaf};
 use super::counters::total;
 use super::moves::while_looping;
 use super::races::while_moving;
-use super::{booted, check, equal, Counters, Options, Outcome, CANNOT_MOVE};
+use super::{booted, check, equal, Counters, Options, Outcome, CANNOT_MOVE, NEEDS_TWO};
 use crate::guest::{Command, Field, SelfInterrupt, INTERRUPT_VECTOR, STACKS_AND_IDT};
-use crate::vm::{Exit, Memory, Provider, Td, Vcpu};
+use crate::vm::{Exit, Memory, Td, Vcpu};
 
 const X2APIC_SPURIOUS: u64 = 0x80F;
 const X2APIC_COMMAND: u64 = 0x830;
@@ -25,7 +25,6 @@ const AWHILE: Duration = Duration::from_millis(100);
 const PATIENCE: Duration = Duration::from_secs(20);
 /// Pages that move while interrupts come.
 const PAGES_MOVED: u64 = 1500;
-const NEEDS_TWO: Outcome = Outcome::Skipped("needs two vCPUs");
 
 /// Halts `v` until something wakes it: nothing does before `wake`, which does.
 /// `blocked` is whether it takes no interrupts.
@@ -77,10 +76,10 @@ fn send_msi(td: &Td, to: u64) -> io::Result<()> {
 
 /// A halted vCPU takes interrupts of another vCPU and of a device, and NMIs.
 pub fn halt(o: &Options, _: &mut Counters) -> io::Result<Outcome> {
-    let (td, mut vcpus) = booted(o)?;
-    if vcpus.len() < 2 {
+    if o.vcpus < 2 {
         return Ok(NEEDS_TWO);
     }
+    let (td, mut vcpus) = booted(o)?;
     let mut other = vcpus.remove(1);
     let mut v = vcpus.remove(0);
     let (id, count) = (v.id(), |field| td.control(0).get(field));
@@ -123,22 +122,23 @@ pub fn nmi(o: &Options, _: &mut Counters) -> io::Result<Outcome> {
 /// vCPUs that interrupt themselves all the time, while their stacks and the IDT move:
 /// a delivery that finds one of them blocked is put off, and none is lost or made twice.
 pub fn while_stacks_move(o: &Options, counters: &mut Counters) -> io::Result<Outcome> {
-    if o.provider != Provider::Privmemfd {
-        return Ok(Outcome::Skipped(CANNOT_MOVE));
-    }
     for (kind, counter) in [
         (SelfInterrupt::Ipi, "interrupts_while_moving"),
         (SelfInterrupt::Software, "software_interrupts_while_moving"),
     ] {
-        counters.push((counter, interrupted(o, kind)?));
+        let Some(number) = interrupted(o, kind)? else {
+            return Ok(Outcome::Skipped(CANNOT_MOVE));
+        };
+        counters.push((counter, number));
     }
     Ok(Outcome::Passed)
 }
 
-fn interrupted(o: &Options, kind: SelfInterrupt) -> io::Result<u64> {
+/// Interrupts of one kind that all vCPUs have taken; `None` if nothing can move.
+fn interrupted(o: &Options, kind: SelfInterrupt) -> io::Result<Option<u64>> {
     let (td, vcpus) = booted(o)?;
     let Memory::Privmemfd(file) = &td.memory else {
-        return Err(io::Error::other(CANNOT_MOVE));
+        return Ok(None);
     };
     for v in &vcpus {
         v.control().set(Field::R12, kind as u64);
@@ -162,7 +162,7 @@ fn interrupted(o: &Options, kind: SelfInterrupt) -> io::Result<u64> {
         check(sent > 0, || format!("vCPU {id} has sent none"))?;
         all += sent;
     }
-    Ok(all)
+    Ok(Some(all))
 }
 
 /// A triple fault ends a vCPU; the others go on.
