@@ -44,25 +44,12 @@ packages() {
 	} || unavailable "cannot install: ${missing[*]}" "read $CACHE/apt.log"
 }
 
-# The upstream tarball, from Debian's source package, with a private apt state.
+# The upstream tarball, from Debian's source package.
 source_tarball() {
-	local target=$CACHE/bochs-$VERSION.tar.xz site suite state opts uri sum
+	local target=$CACHE/bochs-$VERSION.tar.xz suite uri sum
 	[ ! -s "$target" ] || return 0
-	# shellcheck disable=SC2016 # apt's own placeholder
-	site=$(apt-get indextargets --format '$(SITE)' 'Created-By: Packages' 'Component: main' |
-		grep -v security | sort | uniq -c | sort -rn | awk 'NR == 1 { print $2 }') || site=
-	[ -n "$site" ] || unavailable "no Debian mirror in apt's sources" "put bochs-$VERSION.tar.xz at $target"
 	for suite in "${SUITES[@]}"; do
-		state=$CACHE/apt/$suite-src
-		mkdir -p "$state"/{lists/partial,cache/archives/partial}
-		echo "deb-src [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $site $suite main" \
-			>"$state/sources.list"
-		: >"$state/status"
-		opts=(-o "Dir::State=$state" -o "Dir::State::lists=$state/lists" -o "Dir::State::status=$state/status"
-			-o "Dir::Cache=$state/cache" -o "Dir::Etc::sourcelist=$state/sources.list"
-			-o Dir::Etc::sourceparts=/dev/null -o APT::Sandbox::User=root)
-		apt-get "${opts[@]}" update -qq >&2 || continue
-		read -r uri sum < <(apt-get "${opts[@]}" source --print-uris bochs 2>/dev/null |
+		read -r uri sum < <(private_apt "$suite/source" apt-get source --print-uris bochs 2>/dev/null |
 			awk -v want="bochs_$VERSION" 'index($2, want) == 1 && $2 ~ /orig\.tar/ {
 				gsub(/\047/, "", $1); print $1, $4 }') || continue
 		[ -n "$uri" ] || continue
@@ -77,13 +64,14 @@ source_tarball() {
 
 # download_roms DIR: BIOS and VGA BIOS, from Debian's packages.
 download_roms() {
-	local dir
-	dir=$(mktemp -d "$CACHE/deb.XXXXXX")
-	if ! (cd "$dir" && apt-get -o APT::Sandbox::User=root download -qq bochsbios vgabios >&2); then
-		rm -rf "$dir"
-		unavailable "cannot download bochsbios and vgabios" "check the network and the apt sources"
-	fi
-	for package in "$dir"/*.deb; do dpkg-deb -x "$package" "$dir"; done
+	local dir package
+	dir=$(mktemp -d "$CACHE/roms.XXXXXX")
+	for package in bochsbios vgabios; do
+		download_deb "${SUITES[0]}" "$package" "$dir" || {
+			rm -rf "$dir"
+			unavailable "cannot download $package" "check the network and the apt sources"
+		}
+	done
 	mkdir -p "$1"
 	cp "$dir/usr/share/bochs/BIOS-bochs-latest" "$dir/usr/share/vgabios/vgabios.bin" "$1/"
 	rm -rf "$dir"

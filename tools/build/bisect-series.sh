@@ -14,6 +14,8 @@ OUT=$TOP/build/bisect
 LIMIT=1500
 
 "$TOP/tools/build/provision.sh" || exit 1
+QEMU=$(qemu_bin)
+export QEMU
 source=$(readlink -f "$CACHE/linux")
 kernel=$("$TOP/tools/build/kernel.sh" plain) || exit 1
 upstream=$("$TOP/tools/build/selftests.sh" "$source") || exit 1

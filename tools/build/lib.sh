@@ -87,6 +87,17 @@ bindgen_bin() {
 	fi
 }
 
+# qemu_bin: what provision.sh has found or fetched, or what QEMU= says.
+qemu_bin() {
+	if [ -n "${QEMU:-}" ]; then
+		echo "$QEMU"
+	elif [ -x "$CACHE/qemu/qemu-system-x86_64" ]; then
+		echo "$CACHE/qemu/qemu-system-x86_64"
+	else
+		echo qemu-system-x86_64
+	fi
+}
+
 # clang_of KDIR: version of the clang that a kernel was built with; nothing for gcc.
 clang_of() {
 	sed -n 's/^CONFIG_CC_VERSION_TEXT=.*clang version \([0-9]*\)\..*/\1/p' "$1/include/config/auto.conf"
@@ -105,3 +116,6 @@ kmake() {
 		make -C "$src" "${llvm[@]}" BINDGEN="$(bindgen_bin)" \
 		KBUILD_BUILD_USER=privmemfd KBUILD_BUILD_HOST=localhost "$@"
 }
+
+# shellcheck source-path=SCRIPTDIR source=debian.sh
+. "$TOP/tools/build/debian.sh"

@@ -11,10 +11,13 @@ set -euo pipefail
 PACKAGES=(
 	"clang-$LLVM_VERSION" "lld-$LLVM_VERSION" "llvm-$LLVM_VERSION" "libclang-$LLVM_VERSION-dev"
 	make gcc libc6-dev flex bison bc libelf-dev libssl-dev cpio kmod rsync busybox-static
-	qemu-system-x86 uuid-dev pahole sparse shellcheck lz4 xz-utils patch perl python3 ca-certificates
+	uuid-dev pahole sparse shellcheck lz4 xz-utils patch perl python3 ca-certificates
 )
+# Where there is a QEMU that is new enough, if the machine's own is not.
+QEMU_SUITES=(bookworm-backports trixie)
 BINDGEN_VERSION=0.72.1
 MIN_RUSTC=1.85
+MIN_QEMU=8.1
 
 packages() {
 	local missing=() p
@@ -26,12 +29,16 @@ packages() {
 		say "not root: if something is missing below, install as root: apt-get install ${missing[*]}"
 		return 0
 	fi
-	say "installing packages: ${missing[*]}"
 	apt-get update -qq >&2 || die "apt-get update failed" "check the network and the apt sources"
-	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
-		"${missing[@]}" >"$CACHE/apt.log" 2>&1 || {
+	apt_install "${missing[@]}"
+}
+
+# apt_install PACKAGE...: on the machine itself, as root.
+apt_install() {
+	say "installing packages: $*"
+	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" >"$CACHE/apt.log" 2>&1 || {
 		tail -n 20 "$CACHE/apt.log" >&2
-		die "cannot install: ${missing[*]}" "read $CACHE/apt.log; a full disk or no network are the usual causes"
+		die "cannot install: $*" "read $CACHE/apt.log; a full disk or no network are the usual causes"
 	}
 }
 
@@ -42,40 +49,6 @@ rust_toolchain() {
 	RUSTC_VERSION=$(rustc --version | awk '{ print $2 }')
 	printf '%s\n%s\n' "$MIN_RUSTC" "$RUSTC_VERSION" | sort -VC ||
 		die "rustc $RUSTC_VERSION is too old for Linux $KERNEL_SERIES" "install rustc $MIN_RUSTC or newer"
-}
-
-# A private apt state: reads one more suite of the machine's own mirror without
-# touching its configuration.
-private_apt() {
-	local suite=$1 state=$CACHE/apt/$1 site
-	shift
-	# shellcheck disable=SC2016 # apt's own placeholder
-	site=$(apt-get indextargets --format '$(SITE)' 'Created-By: Packages' 'Component: main' |
-		grep -v security | sort | uniq -c | sort -rn | awk 'NR == 1 { print $2 }')
-	[ -n "$site" ] || return 1
-	mkdir -p "$state"/{lists/partial,cache/archives/partial}
-	echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $site $suite main" >"$state/sources.list"
-	: >"$state/status"
-	local opts=(-o "Dir::State=$state" -o "Dir::State::lists=$state/lists" -o "Dir::State::status=$state/status"
-		-o "Dir::Cache=$state/cache" -o "Dir::Etc::sourcelist=$state/sources.list" -o Dir::Etc::sourceparts=/dev/null
-		-o APT::Sandbox::User=root)
-	if [ ! -e "$state/updated" ]; then
-		apt-get "${opts[@]}" update -qq >&2 && touch "$state/updated"
-	fi
-	"$1" "${opts[@]}" "${@:2}"
-}
-
-# download_deb SUITE SPEC TARGET_DIR: unpack a package without installing it.
-download_deb() {
-	local dir
-	dir=$(mktemp -d "$CACHE/deb.XXXXXX")
-	if ! (cd "$dir" && private_apt "$1" apt-get download -qq "$2" >&2); then
-		rm -rf "$dir"
-		return 1
-	fi
-	mkdir -p "$3"
-	dpkg-deb -x "$dir"/*.deb "$3"
-	rm -rf "$dir"
 }
 
 rust_src() {
@@ -115,6 +88,39 @@ install_bindgen() {
 	say "building bindgen $BINDGEN_VERSION (about 2 minutes)"
 	cargo install --quiet --locked --root "$CACHE/bindgen" bindgen-cli --version "$BINDGEN_VERSION" >&2 ||
 		die "cannot build bindgen $BINDGEN_VERSION" "check that cargo can reach its registry"
+}
+
+# QEMU: what the user names, the machine's own, the machine's package, or another
+# suite's in $CACHE/qemu, in this order; see qemu_bin.
+qemu() {
+	local suite candidate
+	if [ -n "${QEMU:-}" ]; then
+		"$TOP/tools/vm/qemu.py" "$QEMU" || exit 1
+		return 0
+	fi
+	if "$TOP/tools/vm/qemu.py" qemu-system-x86_64 2>/dev/null; then
+		rm -rf "$CACHE/qemu"
+		return 0
+	fi
+	if [ -x "$CACHE/qemu/qemu-system-x86_64" ]; then
+		"$TOP/tools/vm/qemu.py" "$CACHE/qemu/qemu-system-x86_64" 2>/dev/null && return 0
+	fi
+	# Version 1:10.0.2+ds-2: the epoch is the packaging's.
+	candidate=$(LC_ALL=C apt-cache policy qemu-system-x86 2>/dev/null | sed -n 's/^ *Candidate: \([0-9]*:\)\?//p')
+	if [ "$(id -u)" -eq 0 ] && dpkg --compare-versions "${candidate:-0}" ge "$MIN_QEMU"; then
+		apt_install qemu-system-x86
+		"$TOP/tools/vm/qemu.py" qemu-system-x86_64 && return 0
+	fi
+	need_disk "$CACHE" 500
+	for suite in "${QEMU_SUITES[@]}"; do
+		say "fetching QEMU of $suite (36 MB): $("$TOP/tools/vm/qemu.py" qemu-system-x86_64 2>&1 | sed -n 's/^error: //p')"
+		install_qemu "$suite" "$CACHE/qemu" || continue
+		"$TOP/tools/vm/qemu.py" "$CACHE/qemu/qemu-system-x86_64" && return 0
+	done
+	rm -rf "$CACHE/qemu"
+	"$TOP/tools/vm/qemu.py" qemu-system-x86_64 || true
+	die "no QEMU $MIN_QEMU or newer to be had" \
+		"check the network and the apt sources, or name your own: QEMU=/path/to/qemu-system-x86_64"
 }
 
 # Prints nothing; leaves the tree at $CACHE/linux (a link).
@@ -166,7 +172,8 @@ packages
 rust_toolchain
 rust_src
 install_bindgen
+qemu
 kernel_source
-for tool in "clang-$LLVM_VERSION" "ld.lld-$LLVM_VERSION" flex bison bc cpio qemu-system-x86_64; do
+for tool in "clang-$LLVM_VERSION" "ld.lld-$LLVM_VERSION" flex bison bc cpio; do
 	command -v "$tool" >/dev/null || die "$tool is missing" "as root: apt-get install ${PACKAGES[*]}"
 done

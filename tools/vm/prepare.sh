@@ -21,6 +21,8 @@ VM_OPTIONS=()
 prepare() {
 	local source
 	"$TOP/tools/build/provision.sh" || exit 1
+	QEMU=$(qemu_bin)
+	export QEMU
 	source=$(readlink -f "$CACHE/linux")
 	KERNEL=$("$TOP/tools/build/kernel.sh" "$1") || exit 1
 	KVM_MODULES=$("$TOP/tools/build/kvm-modules.sh" "$KERNEL" "$source") || exit 1

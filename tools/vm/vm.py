@@ -25,6 +25,9 @@ import tarfile
 import time
 from pathlib import Path
 
+from qemu import ADVICE as QEMU_ADVICE
+from qemu import complaint as qemu_complaint
+
 GUEST = Path(__file__).resolve().parent / "guest"
 TIMED_OUT = 124
 MACHINE_FAILED = 125
@@ -140,6 +143,9 @@ def pack(target, options, token):
 
 
 def qemu(options, initramfs):
+    wrong = None if options.any_qemu else qemu_complaint(options.qemu)
+    if wrong:
+        fail(wrong, QEMU_ADVICE)
     image = Path(options.kernel)
     if image.is_dir():
         image = image / "arch/x86/boot/bzImage"
@@ -158,7 +164,7 @@ def qemu(options, initramfs):
         emulation += ["-dfilter", "0x1+0x1"]
     emulation += ["-d", ",".join(items), "-D", log]
     return [
-        "qemu-system-x86_64", *emulation, "-cpu", "EPYC,+svm,+npt",
+        options.qemu, *emulation, "-cpu", "EPYC,+svm,+npt",
         "-smp", str(options.cpus), "-m", options.memory,
         "-nodefaults", "-display", "none", "-no-reboot",
         "-serial", f"file:{options.out}/console.log",
@@ -257,6 +263,11 @@ def console_tail(out):
 def parse():
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--kernel", required=True, metavar="DIR", help="kernel build tree or image")
+    parser.add_argument(
+        "--qemu", default=os.environ.get("QEMU") or "qemu-system-x86_64", metavar="PROGRAM",
+        help="the emulator; default: what QEMU= says, or the one in PATH",
+    )  # fmt: skip
+    parser.add_argument("--any-qemu", action="store_true", help="also one that is known to go wrong")
     parser.add_argument("--memory", default="4G")
     parser.add_argument("--cpus", default=2, type=int)
     parser.add_argument(

@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: GPL-2.0
+"""qemu.py: a QEMU that is too old, or none, is refused with its version and advice."""
+
+import subprocess
+import sys
+import tempfile
+import unittest
+from pathlib import Path
+
+SCRIPT = Path(__file__).resolve().parents[1] / "qemu.py"
+
+
+class Versions(unittest.TestCase):
+    def ask(self, said):
+        with tempfile.TemporaryDirectory() as folder:
+            program = Path(folder) / "qemu"
+            program.write_text(f"#!/bin/sh\necho '{said}'\n")
+            program.chmod(0o755)
+            return subprocess.run(
+                [sys.executable, SCRIPT, program], capture_output=True, text=True, check=False
+            )
+
+    def test_new_enough(self):
+        for version in ("8.1.0", "8.2", "10.0.2 (Debian 1:10.0.2+ds-2~bpo12+1)", "11.1.3"):
+            done = self.ask(f"QEMU emulator version {version}")
+            self.assertEqual((done.returncode, done.stderr), (0, ""), version)
+
+    def test_too_old(self):
+        for version in ("7.2.22", "8.0.5", "2.12.0"):
+            done = self.ask(f"QEMU emulator version {version} (Debian)")
+            self.assertEqual(done.returncode, 1)
+            self.assertIn(f"is QEMU {version}, but 8.1 or newer is needed", done.stderr)
+            self.assertIn("QEMU=", done.stderr)
+
+    def test_no_qemu(self):
+        done = self.ask("ls (GNU coreutils) 9.1")
+        self.assertEqual(done.returncode, 1)
+        self.assertIn("is no QEMU", done.stderr)
+        done = subprocess.run(
+            [sys.executable, SCRIPT, "/nowhere/qemu"], capture_output=True, text=True, check=False
+        )
+        self.assertEqual(done.returncode, 1)
+        self.assertIn("cannot run QEMU", done.stderr)
+
+
+if __name__ == "__main__":
+    unittest.main()
