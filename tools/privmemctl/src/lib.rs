@@ -5,3 +5,4 @@
 pub mod draw;
 pub mod memory;
 pub mod owners;
+pub mod size;

@@ -11,6 +11,7 @@ use clap::{Args, Parser, Subcommand};
 use privmemctl::draw::{bytes, number, picture};
 use privmemctl::memory::MemoryMap;
 use privmemctl::owners::{reach, scan, Owner};
+use privmemctl::size::parse_size;
 use privmemfd_ioctls::{Device, Mobility, Options, PrivMemFd, Refusal, Stat, Zone};
 use serde_json::json;
 
@@ -131,20 +132,6 @@ struct MaybeTarget {
     /// Descriptor in that process
     #[arg(long, requires = "pid")]
     fd: Option<i32>,
-}
-
-fn parse_size(text: &str) -> Result<u64, String> {
-    let (digits, shift) = match text.trim_end_matches(['i', 'B']).chars().last() {
-        Some('K' | 'k') => (text.trim_end_matches(|c: char| !c.is_ascii_digit()), 10),
-        Some('M' | 'm') => (text.trim_end_matches(|c: char| !c.is_ascii_digit()), 20),
-        Some('G' | 'g') => (text.trim_end_matches(|c: char| !c.is_ascii_digit()), 30),
-        _ => (text, 0),
-    };
-    digits
-        .parse::<u64>()
-        .ok()
-        .and_then(|n| n.checked_mul(1 << shift))
-        .ok_or_else(|| format!("{text:?} is not a size such as 4096, 64K, 64M or 1G"))
 }
 
 fn targets(target: &MaybeTarget) -> anyhow::Result<Vec<(Owner, PrivMemFd)>> {
@@ -399,16 +386,5 @@ mod tests {
     #[test]
     fn the_command_line_is_well_formed() {
         Cli::command().debug_assert();
-    }
-
-    #[test]
-    fn sizes_have_units() {
-        assert_eq!(parse_size("4096"), Ok(4096));
-        assert_eq!(parse_size("64K"), Ok(64 << 10));
-        assert_eq!(parse_size("64MiB"), Ok(64 << 20));
-        assert_eq!(parse_size("1g"), Ok(1 << 30));
-        for bad in ["", "M", "-1", "1T", "99999999999G", "0x10"] {
-            assert!(parse_size(bad).is_err(), "{bad}");
-        }
     }
 }

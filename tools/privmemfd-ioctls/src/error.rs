@@ -50,11 +50,8 @@ impl fmt::Display for Error {
     }
 }
 
-impl std::error::Error for Error {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        Some(&self.source)
-    }
-}
+/// The message has the errno already: a source would say it twice.
+impl std::error::Error for Error {}
 
 impl From<Error> for io::Error {
     fn from(e: Error) -> Self {
@@ -84,11 +81,7 @@ impl fmt::Display for MoveError {
     }
 }
 
-impl std::error::Error for MoveError {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        Some(&self.source)
-    }
-}
+impl std::error::Error for MoveError {}
 
 #[cfg(test)]
 mod tests {
@@ -102,5 +95,27 @@ mod tests {
         assert!(text.starts_with("PRIVMEMFD_MOVE: "), "{text}");
         assert!(text.contains("pinned"), "{text}");
         assert!(io::Error::from(e).to_string().contains("PRIVMEMFD_MOVE"));
+    }
+
+    /// As programs print it: with everything that is behind it.
+    fn chain(e: &dyn std::error::Error) -> String {
+        let next = std::iter::successors(e.source(), |e| e.source());
+        next.fold(e.to_string(), |text, e| format!("{text}: {e}"))
+    }
+
+    #[test]
+    fn an_error_names_its_errno_once() {
+        let error = || Error::new("PRIVMEMFD_MOVE", io::Error::from_raw_os_error(libc::EBUSY));
+        let half = MoveError {
+            moved: 3,
+            source: error(),
+        };
+        for text in [
+            chain(&error()),
+            chain(&half),
+            chain(&io::Error::from(error())),
+        ] {
+            assert_eq!(text.matches("(os error 16)").count(), 1, "{text}");
+        }
     }
 }

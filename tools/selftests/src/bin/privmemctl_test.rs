@@ -205,7 +205,9 @@ fn mistakes_are_explained() {
     );
     complains("stat --pid 0 --fd 3", 1, "not a process id");
     complains("stat --pid 1", 2, "--fd");
-    complains("hold --size 1T", 2, "not a size");
+    complains("hold --size 10qqM", 2, "\"qqM\" is no unit");
+    complains("hold --size 1MB", 2, "\"MB\" is no unit");
+    complains("hold --size 16777216T", 2, "too large");
     complains(
         "hold --size 1M --movable --pinned",
         2,
@@ -214,6 +216,27 @@ fn mistakes_are_explained() {
     complains("hold --size 1000", 1, "argument");
     // Standard input of the holder is no privmemfd.
     complains(&format!("stat --pid {} --fd 0", movable.pid), 1, "ioctl");
+}
+
+/// One errno a message, and `T` is taken: a file has no memory until it is given some.
+fn messages_name_one_errno() {
+    let movable = Holder::new("--size 1M");
+    let fd = movable.fd + 1000;
+    for (arguments, errno) in [
+        (format!("move {} --node 1000", movable.target()), 22),
+        (
+            format!("move {} --offset 1T --len 1T", movable.target()),
+            22,
+        ),
+        (format!("stat --pid {} --fd 0", movable.pid), 25),
+        (format!("stat --pid {} --fd {fd}", movable.pid), 9),
+        (String::from("stat --pid 999999999 --fd 0"), 3),
+    ] {
+        let errors = String::from_utf8(run(&arguments).stderr).unwrap();
+        let named = errors.matches("os error").count();
+        assert_eq!(named, 1, "{arguments}: {errors}");
+        assert!(errors.contains(&format!("(os error {errno})")), "{errors}");
+    }
 }
 
 fn holding_ends_in_time() {
@@ -255,6 +278,7 @@ fn main() -> ExitCode {
         "move moves the range it was told, to the node it was told" => move_moves_what_it_was_told,
         "watch counts what moves" => watch_counts_what_moves,
         "mistakes end with their exit status and a message" => mistakes_are_explained,
+        "messages name one errno" => messages_name_one_errno,
         "hold ends in time" => holding_ends_in_time,
         "fdinfo shows flags, size, pages, VMs, memslots and relocations" => fdinfo_has_the_counters,
     ])
