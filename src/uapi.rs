@@ -47,6 +47,8 @@ const MOVABLE: u64 = c::PRIVMEMFD_MOVABLE as u64;
 const PINNED: u64 = c::PRIVMEMFD_PINNED as u64;
 const CLOEXEC: u64 = c::PRIVMEMFD_CLOEXEC as u64;
 
+const MOVE_STATUS: u32 = c::PRIVMEMFD_MOVE_STATUS;
+
 const NR_ZONES: usize = c::PRIVMEMFD_NR_ZONES as usize;
 const NR_REFUSED: usize = c::PRIVMEMFD_NR_REFUSED as usize;
 
@@ -94,7 +96,8 @@ struct RawMove {
     node: i32,
     flags: u32,
     moved: u64,
-    reserved: [u64; 4],
+    status: u64,
+    reserved: [u64; 3],
 }
 
 const _: () = {
@@ -116,6 +119,21 @@ fn write<T: zerocopy::IntoBytes + zerocopy::Immutable>(arg: usize, raw: &T) -> R
     UserSlice::new(UserPtr::from_addr(arg), size_of::<T>())
         .writer()
         .write_slice(raw.as_bytes())
+}
+
+/// Writes a part of an array of user memory, from its element `position` on.
+fn write_array<T: zerocopy::IntoBytes + zerocopy::Immutable>(
+    array: usize,
+    position: usize,
+    values: &[T],
+) -> Result {
+    let addr = position
+        .checked_mul(size_of::<T>())
+        .and_then(|bytes| array.checked_add(bytes))
+        .ok_or(EFAULT)?;
+    UserSlice::new(UserPtr::from_addr(addr), size_of_val(values))
+        .writer()
+        .write_slice(values.as_bytes())
 }
 
 /// Refuses anything but zeroes, so that the field can get a meaning one day.
@@ -302,13 +320,7 @@ impl Pages {
 
     /// Writes page frame numbers; `position` counts from the start of the range.
     pub(crate) fn write(&self, position: usize, pfns: &[u64]) -> Result {
-        let addr = position
-            .checked_mul(size_of::<u64>())
-            .and_then(|bytes| self.pfns.checked_add(bytes))
-            .ok_or(EFAULT)?;
-        UserSlice::new(UserPtr::from_addr(addr), size_of_val(pfns))
-            .writer()
-            .write_slice(pfns.as_bytes())
+        write_array(self.pfns, position, pfns)
     }
 }
 
@@ -318,20 +330,44 @@ pub(crate) struct MoveRequest {
     pub(crate) range: core::ops::Range<usize>,
     /// Where to; `None` is any new place.
     pub(crate) node: Option<i32>,
+    statuses: Option<usize>,
 }
 
 impl MoveRequest {
     pub(crate) fn read(arg: usize, size: usize) -> Result<Self> {
-        let raw = read::<RawMove>(arg)?;
+        Self::check(read(arg)?, size)
+    }
+
+    fn check(raw: RawMove, size: usize) -> Result<Self> {
         reserved(&raw.reserved)?;
-        if raw.flags != 0 {
-            return Err(EINVAL);
-        }
+        let statuses = match raw.flags {
+            0 => {
+                reserved(&[raw.status])?;
+                None
+            }
+            MOVE_STATUS => Some(usize::try_from(raw.status)?),
+            _ => return Err(EINVAL),
+        };
         Ok(Self {
             range: page_range(raw.offset, raw.len, size)?,
             node: node(raw.node)?,
+            statuses,
             raw,
         })
+    }
+
+    /// Whether the caller wants to know how each page has ended, and to go on past those that
+    /// cannot move.
+    pub(crate) fn tells_statuses(&self) -> bool {
+        self.statuses.is_some()
+    }
+
+    /// Writes statuses, if the caller wants them; `position` counts from the start of the range.
+    pub(crate) fn write_statuses(&self, position: usize, statuses: &[i32]) -> Result {
+        match self.statuses {
+            Some(array) => write_array(array, position, statuses),
+            None => Ok(()),
+        }
     }
 
     /// Tells how many pages were moved.
@@ -387,6 +423,49 @@ mod tests {
         for size in [0, 1, PAGE_SIZE as u64 + 1, 1 << 63, u64::MAX] {
             let raw = RawCreate { size, ..create() };
             assert_eq!(Create::try_from(raw), Err(EINVAL));
+        }
+    }
+
+    fn check_move(raw: RawMove) -> Result<bool> {
+        MoveRequest::check(raw, 4 * PAGE_SIZE).map(|request| request.tells_statuses())
+    }
+
+    fn a_move() -> RawMove {
+        RawMove {
+            len: PAGE_SIZE as u64,
+            node: c::PRIVMEMFD_NODE_ANY,
+            ..RawMove::default()
+        }
+    }
+
+    #[test]
+    fn move_takes_an_array_only_with_its_flag() {
+        let status = 0x1000;
+        let flags = MOVE_STATUS;
+        assert_eq!(check_move(a_move()), Ok(false));
+        assert_eq!(check_move(RawMove { flags, ..a_move() }), Ok(true));
+        assert_eq!(
+            check_move(RawMove {
+                flags,
+                status,
+                ..a_move()
+            }),
+            Ok(true)
+        );
+        assert_eq!(check_move(RawMove { status, ..a_move() }), Err(EINVAL));
+    }
+
+    #[test]
+    fn move_refuses_unknown_flags_and_reserved_fields() {
+        for bit in 1..32 {
+            for flags in [1 << bit, MOVE_STATUS | 1 << bit] {
+                assert_eq!(check_move(RawMove { flags, ..a_move() }), Err(EINVAL));
+            }
+        }
+        for i in 0..3 {
+            let mut raw = a_move();
+            raw.reserved[i] = 1;
+            assert_eq!(check_move(raw), Err(EINVAL));
         }
     }
 

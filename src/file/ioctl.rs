@@ -42,6 +42,8 @@ use privmemfd_kernel::{
 const BATCH: usize = 32;
 /// Page frame numbers written to user memory at once.
 const CHUNK: usize = 64;
+/// Pages whose statuses are written to user memory at once.
+const WINDOW: usize = 512;
 
 /// Dispatches; `ENOTTY` for what is unknown.
 pub(super) fn ioctl(file: &Attachment, cmd: u32, arg: usize) -> Result<isize> {
@@ -107,71 +109,103 @@ fn pages(file: &Attachment, arg: usize) -> Result {
 /// `PRIVMEMFD_MOVE`.
 fn move_pages(file: &Attachment, arg: usize) -> Result {
     let request = uapi::MoveRequest::read(arg, file.mapping().size())?;
-    let mut moved = 0;
-    let result = move_range(file, request.range.clone(), request.node, &mut moved);
+    let mut report = Report::new(&request)?;
+    let result = move_range(file, &request, &mut report);
+    let moved = report.moved;
     request.answer(arg, moved)?;
     result
 }
 
-fn move_range(
-    file: &Attachment,
-    range: Range<usize>,
-    node: Option<i32>,
-    moved: &mut u64,
-) -> Result {
+fn move_range(file: &Attachment, request: &uapi::MoveRequest, report: &mut Report<'_>) -> Result {
     let object = file.object();
     if object.mobility == Mobility::Pinned {
         object.count(Err(Refusal::Pinned));
         return Err(Refusal::Pinned.into());
     }
-    let mut candidates = KVec::with_capacity(BATCH, GFP_KERNEL)?;
-    let mut next = range.start;
-    while next < range.end {
+    let mut next = request.range.start;
+    while next < request.range.end {
         interrupted()?;
+        let window = report.open(next);
+        let end = window.end;
+        let result = move_window(file, window, request.node, report, &mut next);
+        // How far it has come is told in any case; why it went no further comes first.
+        let told = report.close(next);
+        result.and(told)?;
+        next = end;
+    }
+    Ok(())
+}
+
+/// Moves the pages of a window. `reached` is where an error has left it: how the pages before have
+/// ended is known, the others are where they were.
+fn move_window(
+    file: &Attachment,
+    window: Range<usize>,
+    node: Option<i32>,
+    report: &mut Report<'_>,
+    reached: &mut usize,
+) -> Result {
+    let mut candidates = KVec::with_capacity(BATCH, GFP_KERNEL)?;
+    let mut next = window.start;
+    while next < window.end {
         // Ends early, with `ECANCELED`, when the batch is full.
-        let full = file
+        let walk = file
             .mapping()
-            .for_each_folio(next..range.end, |index, folio| {
+            .for_each_folio(next..window.end, |index, folio| {
+                interrupted()?;
                 if candidates.len() == BATCH {
                     return Err(ECANCELED);
                 }
                 next = index + 1;
-                if node != Some(folio.nid()) && !folio.is_unusable() {
+                if folio.is_unusable() {
+                    report.ended(index, Err(EHWPOISON));
+                } else if node == Some(folio.nid()) {
+                    report.ended(index, Ok(folio.nid()));
+                } else {
                     candidates.push((index, ARef::from(folio)), GFP_KERNEL)?;
                 }
                 Ok(())
             });
-        match full {
-            Ok(()) => next = range.end,
-            Err(e) if e == ECANCELED => {}
-            Err(e) => return Err(e),
+        if walk.is_ok() {
+            next = window.end;
         }
-        move_batch(file, &mut candidates, node, moved)?;
+        *reached = candidates.first().map_or(next, |(index, _)| *index);
+        match walk {
+            Err(e) if e != ECANCELED => return Err(e),
+            _ => move_batch(file, &mut candidates, node, report)?,
+        }
+        *reached = next;
+        report.go_on()?;
     }
     Ok(())
 }
 
 /// Moves the candidates that are still where they were seen.
+///
+/// # Errors
+///
+/// None has moved.
 fn move_batch(
     file: &Attachment,
     candidates: &mut KVec<(usize, ARef<Folio>)>,
     node: Option<i32>,
-    moved: &mut u64,
+    report: &mut Report<'_>,
 ) -> Result {
     let object: &PrivMem = file.object();
-    let mut pairs = KVec::<(LockedFolio, LockedFolio)>::with_capacity(BATCH, GFP_KERNEL)?;
+    let mut pairs = KVec::<(usize, LockedFolio, LockedFolio)>::with_capacity(BATCH, GFP_KERNEL)?;
     let mut fresh = KVec::with_capacity(BATCH, GFP_KERNEL)?;
     let mut moves = KVec::with_capacity(BATCH, GFP_KERNEL)?;
 
     // New folios first: allocation may sleep for long, and must not do so under folio locks.
-    let mut result = Ok(());
+    // Move as many as there is memory for.
     for _ in 0..candidates.len() {
         match alloc_folio(object.mobility, node.map_or(Node::Any, Node::Only)) {
             Ok(dst) => fresh.push(dst, GFP_KERNEL)?,
             Err(_) => {
-                // Move as many as there is memory for.
-                object.count(Err(Refusal::NoMemory));
-                result = Err(Refusal::NoMemory.into());
+                for (index, _) in candidates.iter().skip(fresh.len()) {
+                    object.count(Err(Refusal::NoMemory));
+                    report.refused(*index, Refusal::NoMemory);
+                }
                 break;
             }
         }
@@ -183,13 +217,16 @@ fn move_batch(
         let Some(src) = file.mapping().lock_folio(index) else {
             continue;
         };
-        // Gone and come back, or moved by somebody else meanwhile: done as well.
-        if src.pfn() != seen.pfn() || src.is_unusable() {
-            continue;
+        if src.is_unusable() {
+            report.ended(index, Err(EHWPOISON));
+        } else if src.pfn() != seen.pfn() {
+            // Gone and come back, or moved by somebody else meanwhile: done as well.
+            report.ended(index, Ok(src.nid()));
+        } else {
+            pairs.push((index, src, Folio::lock(dst)), GFP_KERNEL)?;
         }
-        pairs.push((src, Folio::lock(dst)), GFP_KERNEL)?;
     }
-    for (src, dst) in &pairs {
+    for (_, src, dst) in &pairs {
         moves.push(Move::new(src, dst), GFP_KERNEL)?;
     }
 
@@ -197,15 +234,97 @@ fn move_batch(
         &held,
         &BoundGuests(file),
         &Software,
-        |_, outcome| {
+        |position, outcome| {
             object.count(outcome);
+            let (index, _, dst) = &pairs[position];
             match outcome {
-                Ok(()) => *moved += 1,
-                Err(reason) => result = Err(reason.into()),
+                Ok(()) => report.moved(*index, dst.nid()),
+                Err(reason) => report.refused(*index, reason),
             }
         },
     );
-    result
+    Ok(())
+}
+
+/// What a `PRIVMEMFD_MOVE` has done so far, and what it tells of each page.
+struct Report<'r> {
+    request: &'r uapi::MoveRequest,
+    moved: u64,
+    /// Why a page has not moved, until the request has ended for it or gone on.
+    refusal: Option<Refusal>,
+    /// Pages whose statuses are collected; without statuses, all that are left.
+    window: Range<usize>,
+    statuses: KVec<i32>,
+}
+
+impl<'r> Report<'r> {
+    fn new(request: &'r uapi::MoveRequest) -> Result<Self> {
+        let statuses = if request.tells_statuses() {
+            KVec::from_elem(0, WINDOW, GFP_KERNEL)?
+        } else {
+            KVec::new()
+        };
+        Ok(Self {
+            request,
+            moved: 0,
+            refusal: None,
+            window: 0..0,
+            statuses,
+        })
+    }
+
+    /// Begins a window at page `start`. What nobody reports a page of has no memory.
+    fn open(&mut self, start: usize) -> Range<usize> {
+        let left = self.request.range.end - start;
+        let len = if self.request.tells_statuses() {
+            left.min(WINDOW)
+        } else {
+            left
+        };
+        self.statuses.fill(ENOENT.to_errno());
+        self.window = start..start + len;
+        self.window.clone()
+    }
+
+    /// Writes the statuses of the window's pages before `reached`.
+    fn close(&mut self, reached: usize) -> Result {
+        let start = self.window.start;
+        match self.statuses.get(..reached - start) {
+            Some(statuses) => self
+                .request
+                .write_statuses(start - self.request.range.start, statuses),
+            None => Ok(()),
+        }
+    }
+
+    /// The page is on that node now, or is not, for that reason.
+    fn ended(&mut self, index: usize, node: Result<i32>) {
+        // Also of a folio that has left the file meanwhile: the index it had there.
+        let status = index
+            .checked_sub(self.window.start)
+            .and_then(|i| self.statuses.get_mut(i));
+        if let Some(status) = status {
+            *status = node.unwrap_or_else(|e| e.to_errno());
+        }
+    }
+
+    fn moved(&mut self, index: usize, node: i32) {
+        self.moved += 1;
+        self.ended(index, Ok(node));
+    }
+
+    fn refused(&mut self, index: usize, reason: Refusal) {
+        self.refusal = Some(reason);
+        self.ended(index, Err(reason.into()));
+    }
+
+    /// Ends a request at its first batch with a page that cannot move, unless it tells of each.
+    fn go_on(&mut self) -> Result {
+        match self.refusal.take() {
+            Some(reason) if !self.request.tells_statuses() => Err(reason.into()),
+            _ => Ok(()),
+        }
+    }
 }
 
 fn interrupted() -> Result {

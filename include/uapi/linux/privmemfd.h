@@ -142,23 +142,53 @@ struct privmemfd_pages {
 	__u64 reserved[4];
 };
 
+/*
+ * Flag of struct privmemfd_move: go on past pages that cannot move, and tell in
+ * @status how each page has ended.
+ */
+#define PRIVMEMFD_MOVE_STATUS	(1U << 0)
+
 /**
  * struct privmemfd_move - move pages on request (on a privmemfd)
  * @offset:	first byte, a multiple of the page size
  * @len:	bytes, a multiple of the page size
  * @node:	NUMA node to move to; PRIVMEMFD_NODE_ANY moves every page to
  *		any new place
- * @flags:	must be zero
+ * @flags:	0 or PRIVMEMFD_MOVE_STATUS
  * @moved:	out: pages moved, also set if the request fails half-way
+ * @status:	with PRIVMEMFD_MOVE_STATUS: user address of an array of __s32,
+ *		one per page, see below; else must be zero
  * @reserved:	must be zero
  *
  * Pages that have no memory, that are on @node already or whose memory is
  * failing are passed over. Guests that use the pages go on running.
  *
+ * Without PRIVMEMFD_MOVE_STATUS the request tries up to 32 pages at a time and
+ * ends, with the error of a page that cannot move, when it has tried the others
+ * that belong together with it. What moved stays moved.
+ *
+ * With PRIVMEMFD_MOVE_STATUS it goes through the whole range and succeeds
+ * however many pages have moved. @status receives, as that of move_pages(2),
+ * for each page the node that it is on now, whether it has moved or not, or
+ *
+ *  - -ENOENT: the page has no memory;
+ *  - -EBUSY: a bound VM could not be kept off it, the TDX module did not move
+ *    it, or the host could not copy it;
+ *  - -EAGAIN: contention: ask again for this page;
+ *  - -EHWPOISON: its memory has failed;
+ *  - -ENOMEM: no memory for the new page.
+ *
+ * A page with an error is where it was, content and all. If the request itself
+ * fails (EINTR, ENOMEM for the kernel's own use), the entries of the pages that
+ * it did not come to are left as they were. After EFAULT of @status up to 512
+ * pages more may have moved than it tells; @moved counts them.
+ *
+ * The flag came after the request: a kernel that does not know it gives EINVAL.
+ *
  * Errors: EINVAL (range not aligned or beyond the end, node that is not
- * online, flags or reserved field not zero), EBUSY (pinned file, or a page
- * that cannot move now), EAGAIN (contention: ask again), EHWPOISON (a page's
- * memory turned out to have failed), ENOMEM, EINTR.
+ * online, flags, @status without its flag, reserved field not zero), EBUSY
+ * (pinned file), EFAULT (@status), EINTR, ENOMEM; without PRIVMEMFD_MOVE_STATUS
+ * also those of a page: EBUSY, EAGAIN, EHWPOISON, ENOMEM.
  */
 struct privmemfd_move {
 	__u64 offset;
@@ -166,7 +196,8 @@ struct privmemfd_move {
 	__s32 node;
 	__u32 flags;
 	__u64 moved;
-	__u64 reserved[4];
+	__u64 status;
+	__u64 reserved[3];
 };
 
 /* On /dev/privmemfd. */

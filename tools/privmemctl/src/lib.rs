@@ -3,6 +3,7 @@
 //! the demonstration share.
 
 pub mod draw;
+pub mod evacuate;
 pub mod memory;
 pub mod owners;
 pub mod size;

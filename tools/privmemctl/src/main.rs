@@ -9,6 +9,7 @@ use std::time::Duration;
 use anyhow::{bail, Context};
 use clap::{Args, Parser, Subcommand};
 use privmemctl::draw::{bytes, number, picture};
+use privmemctl::evacuate::{evacuate, Tally};
 use privmemctl::memory::MemoryMap;
 use privmemctl::owners::{reach, scan, Owner};
 use privmemctl::size::parse_size;
@@ -79,8 +80,9 @@ enum Command {
     },
     /// Move pages to a node, or anywhere else
     ///
-    /// Pages that have no memory, that are on the node already or whose memory
-    /// is failing are passed over. Pinned files refuse.
+    /// Passes over pages that have no memory or are on the node already, goes on
+    /// past pages that cannot move, and says how many of each there were and why
+    /// they did not move. Exit status 1 if there was one. Pinned files refuse.
     Move {
         #[command(flatten)]
         target: Target,
@@ -293,26 +295,16 @@ fn move_pages(t: &Target, offset: u64, len: Option<u64>, node: Option<u32>) -> a
             .context("--offset and --len are too large")?,
         None => file.stat()?.size,
     };
-    // EAGAIN is contention: what moved stays moved, so asking again is cheap.
-    let mut moved = 0;
-    for _ in 0..16 {
-        match file.move_range(offset..end, node) {
-            Ok(n) => {
-                println!("{} pages moved", number(moved + n));
-                return Ok(());
-            }
-            Err(e) => {
-                moved += e.moved;
-                if e.errno() != rustix::io::Errno::AGAIN.raw_os_error() || node.is_none() {
-                    bail!("{e}");
-                }
-            }
-        }
+    let mut tally = Tally::default();
+    let result = evacuate(&file, offset..end, node, &mut tally);
+    if result.is_ok() || tally != Tally::default() {
+        print!("{}", tally.text(node));
     }
-    bail!(
-        "{} pages moved, then something else kept working on them: try again",
-        number(moved)
-    )
+    result?;
+    match tally.not_moved() {
+        0 => Ok(()),
+        n => bail!("{} pages did not move, and are as they were", number(n)),
+    }
 }
 
 fn hold(size: u64, options: Options, seconds: Option<u64>) -> anyhow::Result<()> {

@@ -59,33 +59,10 @@ impl From<Error> for io::Error {
     }
 }
 
-/// A move that failed, perhaps half-way.
-#[derive(Debug)]
-pub struct MoveError {
-    /// Pages that had moved by then.
-    pub moved: u64,
-    /// Why it stopped.
-    pub source: Error,
-}
-
-impl MoveError {
-    /// The errno the kernel gave.
-    pub fn errno(&self) -> i32 {
-        self.source.errno()
-    }
-}
-
-impl fmt::Display for MoveError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} after {} pages", self.source, self.moved)
-    }
-}
-
-impl std::error::Error for MoveError {}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::MoveError;
 
     #[test]
     fn an_error_names_the_request_the_errno_and_what_to_do() {
@@ -108,6 +85,7 @@ mod tests {
         let error = || Error::new("PRIVMEMFD_MOVE", io::Error::from_raw_os_error(libc::EBUSY));
         let half = MoveError {
             moved: 3,
+            pages: Vec::new(),
             source: error(),
         };
         for text in [

@@ -16,6 +16,7 @@
 #![warn(missing_docs)]
 
 mod error;
+mod moves;
 mod stat;
 pub mod sys;
 pub mod uapi;
@@ -26,7 +27,8 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 use rustix::fs::FallocateFlags;
 
-pub use error::{Error, MoveError};
+pub use error::Error;
+pub use moves::{MoveError, Moves, Obstacle, PageStatus};
 pub use stat::{Refusal, Stat, Zone};
 
 /// Where the control device is.
@@ -83,6 +85,15 @@ fn node_arg(node: Option<u32>) -> i32 {
     node.map_or(uapi::PRIVMEMFD_NODE_ANY, |n| {
         i32::try_from(n).unwrap_or(i32::MAX)
     })
+}
+
+fn move_arg(range: Range<u64>, node: Option<u32>) -> uapi::privmemfd_move {
+    uapi::privmemfd_move {
+        offset: range.start,
+        len: range.end.saturating_sub(range.start),
+        node: node_arg(node),
+        ..Default::default()
+    }
 }
 
 /// The control device.
@@ -202,18 +213,34 @@ impl PrivMemFd {
     }
 
     /// Moves the pages in a range of bytes to a node, or to any new place.
-    /// Returns how many moved.
+    /// Returns how many moved. Ends soon after the first page that cannot move;
+    /// see [`PrivMemFd::move_pages`].
     pub fn move_range(&self, range: Range<u64>, node: Option<u32>) -> Result<u64, MoveError> {
-        let mut raw = uapi::privmemfd_move {
-            offset: range.start,
-            len: range.end.saturating_sub(range.start),
-            node: node_arg(node),
-            ..Default::default()
-        };
+        let mut raw = move_arg(range, node);
         match sys::move_pages(self.as_fd(), &mut raw) {
             Ok(()) => Ok(raw.moved),
             Err(e) => Err(MoveError {
                 moved: raw.moved,
+                pages: Vec::new(),
+                source: Error::new("PRIVMEMFD_MOVE", e),
+            }),
+        }
+    }
+
+    /// The same, but goes on past pages that cannot move, and tells how each page
+    /// has ended.
+    pub fn move_pages(&self, range: Range<u64>, node: Option<u32>) -> Result<Moves, MoveError> {
+        let mut raw = move_arg(range, node);
+        let count = usize::try_from(raw.len.div_ceil(PAGE_SIZE)).unwrap_or(0);
+        let mut statuses = vec![PageStatus::UNTOLD; count];
+        let result = sys::move_statuses(self.as_fd(), &mut raw, &mut statuses);
+        let moved = raw.moved;
+        let pages = statuses.into_iter().map(PageStatus::from).collect();
+        match result {
+            Ok(()) => Ok(Moves { moved, pages }),
+            Err(e) => Err(MoveError {
+                moved,
+                pages,
                 source: Error::new("PRIVMEMFD_MOVE", e),
             }),
         }

@@ -9,6 +9,7 @@ use rustix::ioctl::{opcode, Opcode};
 
 use crate::uapi::{
     privmemfd_create, privmemfd_move, privmemfd_pages, privmemfd_stat, PRIVMEMFD_IOC,
+    PRIVMEMFD_MOVE_STATUS,
 };
 
 const GROUP: u8 = PRIVMEMFD_IOC as u8;
@@ -77,8 +78,35 @@ pub unsafe fn pages_at(fd: BorrowedFd<'_>, arg: &privmemfd_pages) -> io::Result<
     unsafe { raw(fd, PAGES, (&raw mut arg).cast()) }.map(drop)
 }
 
-/// `PRIVMEMFD_MOVE` on a privmemfd.
+/// `PRIVMEMFD_MOVE` on a privmemfd, without an array of statuses.
 pub fn move_pages(fd: BorrowedFd<'_>, arg: &mut privmemfd_move) -> io::Result<()> {
-    // SAFETY: the argument is exclusively borrowed and holds no pointers.
+    assert_eq!(arg.status, 0, "an array of statuses");
+    // SAFETY: there is no array that could be written.
+    unsafe { move_at(fd, arg) }
+}
+
+/// `PRIVMEMFD_MOVE` with `PRIVMEMFD_MOVE_STATUS` and an array that is as long as
+/// the range.
+pub fn move_statuses(
+    fd: BorrowedFd<'_>,
+    arg: &mut privmemfd_move,
+    statuses: &mut [i32],
+) -> io::Result<()> {
+    assert!(statuses.len() as u64 >= arg.len.div_ceil(crate::PAGE_SIZE));
+    arg.flags |= PRIVMEMFD_MOVE_STATUS;
+    arg.status = statuses.as_mut_ptr() as u64;
+    // SAFETY: the array is exclusively borrowed and long enough, see above.
+    unsafe { move_at(fd, arg) }
+}
+
+/// `PRIVMEMFD_MOVE` with an array of statuses anywhere.
+///
+/// # Safety
+///
+/// With `PRIVMEMFD_MOVE_STATUS` the kernel writes 4 bytes per page at
+/// `arg.status`.
+pub unsafe fn move_at(fd: BorrowedFd<'_>, arg: &mut privmemfd_move) -> io::Result<()> {
+    // SAFETY: the argument is exclusively borrowed; the caller answers for the
+    // array.
     unsafe { raw(fd, MOVE, (&raw mut *arg).cast()) }.map(drop)
 }

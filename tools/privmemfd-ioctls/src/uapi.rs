@@ -23,6 +23,7 @@ pub const PRIVMEMFD_REFUSED_BACKEND: u32 = 4;
 pub const PRIVMEMFD_REFUSED_NOMEM: u32 = 5;
 pub const PRIVMEMFD_NR_REFUSED: u32 = 8;
 pub const PRIVMEMFD_PFN_NONE: i32 = -1;
+pub const PRIVMEMFD_MOVE_STATUS: u32 = 1;
 pub type __s32 = ::std::os::raw::c_int;
 pub type __u32 = ::std::os::raw::c_uint;
 pub type __u64 = ::std::os::raw::c_ulonglong;
@@ -67,5 +68,6 @@ pub struct privmemfd_move {
     pub node: __s32,
     pub flags: __u32,
     pub moved: __u64,
-    pub reserved: [__u64; 4usize],
+    pub status: __u64,
+    pub reserved: [__u64; 3usize],
 }

@@ -36,7 +36,7 @@ fn structures_and_numbers_are_those_of_the_header() {
         privmemfd_stat { node, pad, flags, size, pages, zone_pages, poisoned, vms, slots,
             relocated, refused, reserved }
         privmemfd_pages { offset, len, pfns, reserved }
-        privmemfd_move { offset, len, node, flags, moved, reserved }
+        privmemfd_move { offset, len, node, flags, moved, status, reserved }
     );
     values!(c,
         PRIVMEMFD_CREATE = sys::CREATE;
@@ -49,7 +49,7 @@ fn structures_and_numbers_are_those_of_the_header() {
         PRIVMEMFD_ZONE_DMA PRIVMEMFD_ZONE_DMA32 PRIVMEMFD_ZONE_NORMAL PRIVMEMFD_ZONE_MOVABLE
         PRIVMEMFD_ZONE_DEVICE PRIVMEMFD_NR_ZONES PRIVMEMFD_REFUSED_PINNED PRIVMEMFD_REFUSED_BUSY
         PRIVMEMFD_REFUSED_GUEST PRIVMEMFD_REFUSED_POISON PRIVMEMFD_REFUSED_BACKEND
-        PRIVMEMFD_REFUSED_NOMEM PRIVMEMFD_NR_REFUSED);
+        PRIVMEMFD_REFUSED_NOMEM PRIVMEMFD_NR_REFUSED PRIVMEMFD_MOVE_STATUS);
 
     let dir = Path::new(env!("CARGO_TARGET_TMPDIR"));
     let source = dir.join("layout.c");

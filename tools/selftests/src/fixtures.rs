@@ -375,3 +375,16 @@ pub fn signal(child: &Child, signal: rustix::process::Signal) {
     let pid = rustix::process::Pid::from_child(child);
     rustix::process::kill_process(pid, signal).unwrap();
 }
+
+extern "C" fn return_at_once(_: libc::c_int) {}
+
+/// Has a signal do nothing but interrupt.
+pub fn return_from(signal: libc::c_int) {
+    // SAFETY: the handler does nothing.
+    unsafe {
+        let mut action: libc::sigaction = std::mem::zeroed();
+        action.sa_sigaction = return_at_once as extern "C" fn(libc::c_int) as usize;
+        let r = libc::sigaction(signal, &action, std::ptr::null_mut());
+        assert_eq!(r, 0, "{}", io::Error::last_os_error());
+    }
+}

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Memory and open files that run out, for the calling thread only.
+//! Memory that runs out, for the calling thread only, and copies that fail.
 
 use std::fs::{self, File};
 use std::io::Write;
@@ -68,5 +68,34 @@ impl Drop for Starved {
     fn drop(&mut self) {
         self.mark.write_all(b"0").unwrap();
         self.set("probability", "0");
+    }
+}
+
+/// Copies of pages that fail, as if the memory of the old page did; until it is
+/// dropped, and for whoever copies.
+pub struct FailingCopies(());
+
+impl FailingCopies {
+    const COPIES: &str = "/sys/module/copyfail/parameters/copies";
+
+    /// The next so many; skips where the module for that is not loaded.
+    pub fn next(count: u64) -> Self {
+        if !Path::new(Self::COPIES).exists() {
+            skip("no copies fail here (insmod copyfail.ko)");
+        }
+        fs::write(Self::COPIES, count.to_string()).unwrap();
+        Self(())
+    }
+
+    /// How many are left to fail.
+    pub fn left(&self) -> u64 {
+        let text = fs::read_to_string(Self::COPIES).unwrap();
+        text.trim().parse().unwrap()
+    }
+}
+
+impl Drop for FailingCopies {
+    fn drop(&mut self) {
+        let _ = fs::write(Self::COPIES, "0");
     }
 }

@@ -394,12 +394,24 @@ fn move_refuses_what_it_does_not_know() {
     for node in [-2, i32::MIN, 1024, i32::MAX] {
         refuse(&format!("node {node}"), &|a| a.node = node);
     }
-    for bit in 0..32 {
+    for bit in 1..32 {
         refuse(&format!("flag bit {bit}"), &|a| a.flags = 1 << bit);
+        refuse(&format!("STATUS and flag bit {bit}"), &|a| {
+            a.flags = PRIVMEMFD_MOVE_STATUS | 1 << bit;
+        });
     }
-    for i in 0..4 {
+    for i in 0..3 {
         refuse(&format!("reserved[{i}]"), &|a| a.reserved[i] = 1);
     }
+    let mut statuses = [7; (MIB / PAGE) as usize];
+    let mut arg = privmemfd_move {
+        status: statuses.as_mut_ptr() as u64,
+        ..move_arg()
+    };
+    // SAFETY: the array is as long as the range.
+    let r = unsafe { sys::move_at(fd.as_fd(), &mut arg) };
+    fails(r, libc::EINVAL, "an array without its flag");
+    assert!(statuses.iter().all(|s| *s == 7), "it was written");
 }
 
 fn move_of_nothing_moves_nothing() {

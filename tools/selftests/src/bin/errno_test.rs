@@ -15,10 +15,11 @@ use rustix::process::Signal;
 use rustix::thread::{capabilities, set_capabilities, CapabilitySet};
 use selftests::cases;
 use selftests::fixtures::{
-    child, device, fails, file, movable, role, signal, two_nodes, vm, wait_for, Guest, MIB, PAGE,
+    child, device, fails, file, movable, return_from, role, signal, two_nodes, vm, wait_for, Guest,
+    MIB, PAGE,
 };
 use selftests::ktap::{self, skip};
-use selftests::starve::Starved;
+use selftests::starve::{FailingCopies, Starved};
 use vmm::VmType;
 
 fn full(size: u64) -> PrivMemFd {
@@ -67,25 +68,14 @@ fn no_target_gives_enomem() {
 /// Memory that fails while it is copied: what was copied is erased again, and the
 /// page stays, content and all.
 fn failing_copies_give_ehwpoison() {
-    const COPIES: &str = "/sys/module/copyfail/parameters/copies";
-    if !std::path::Path::new(COPIES).exists() {
-        skip("no copies fail here (insmod copyfail.ko)");
-    }
     let fd = movable(MIB);
     let mut guest = Guest::new(&fd, 1);
     guest.fill();
     let before = fd.pages(0..MIB).unwrap();
 
-    struct Reset;
-    impl Drop for Reset {
-        fn drop(&mut self) {
-            let _ = fs::write(COPIES, "0");
-        }
-    }
-    let _reset = Reset;
-    fs::write(COPIES, "3").unwrap();
+    let failing = FailingCopies::next(3);
     let e = fd.move_range(0..MIB, None).unwrap_err();
-    assert_eq!(fs::read_to_string(COPIES).unwrap().trim(), "0");
+    assert_eq!(failing.left(), 0);
     let after = fd.pages(0..MIB).unwrap();
     let went = before.iter().zip(&after).filter(|(a, b)| a != b).count() as u64;
     // The rest of their batch has moved; there the request ends.
@@ -187,8 +177,6 @@ fn signals_interrupt_requests() {
     }
 }
 
-extern "C" fn return_at_once(_: libc::c_int) {}
-
 fn until_interrupted(request: &str) -> ExitCode {
     let size = 128 * MIB;
     let fd = if request == "fallocate" {
@@ -196,13 +184,7 @@ fn until_interrupted(request: &str) -> ExitCode {
     } else {
         full(size)
     };
-    // SAFETY: the handler does nothing.
-    unsafe {
-        let mut action: libc::sigaction = std::mem::zeroed();
-        action.sa_sigaction = return_at_once as extern "C" fn(libc::c_int) as usize;
-        let r = libc::sigaction(libc::SIGUSR1, &action, std::ptr::null_mut());
-        os(r).unwrap();
-    }
+    return_from(libc::SIGUSR1);
     println!("ready");
     let errno = loop {
         let result = match request {

@@ -9,8 +9,9 @@ use std::time::{Duration, Instant};
 use privmemctl::owners::reach;
 use privmemfd_ioctls::PrivMemFd;
 use selftests::cases;
-use selftests::fixtures::{two_nodes, wait_for, MIB, PAGE, PATIENCE};
+use selftests::fixtures::{two_nodes, wait_for, Guest, MIB, PAGE, PATIENCE};
 use selftests::ktap;
+use selftests::starve::FailingCopies;
 
 const SIZE: u64 = 4 * MIB;
 
@@ -158,6 +159,49 @@ fn move_moves_what_it_was_told() {
     }
 }
 
+/// What cannot move is told, with the reason, and is the exit status.
+fn move_tells_what_did_not_move() {
+    let holder = Holder::new("--size 4M");
+    let file = holder.file();
+    // Content: a page without any moves without a copy.
+    let mut guest = Guest::new(&file, 1);
+    guest.fill();
+    let arguments = format!("move {}", holder.target());
+    let output = {
+        let _failing = FailingCopies::next(3);
+        run(&arguments)
+    };
+    let (text, errors) = (
+        String::from_utf8(output.stdout).unwrap(),
+        String::from_utf8(output.stderr).unwrap(),
+    );
+    assert_eq!(
+        text,
+        "1,021 pages moved\n3 did not move: their memory has failed\n"
+    );
+    assert_eq!(
+        errors,
+        "privmemctl: 3 pages did not move, and are as they were\n"
+    );
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(says(&arguments), "1,024 pages moved\n");
+    guest.verify();
+}
+
+fn move_tells_what_was_there() {
+    let (first, second) = two_nodes();
+    let holder = Holder::new("--size 4M");
+    says(&format!("move {} --node {first}", holder.target()));
+    says(&format!(
+        "move {} --node {second} --len 1M",
+        holder.target()
+    ));
+    assert_eq!(
+        says(&format!("move {} --node {second}", holder.target())),
+        format!("768 pages moved\n256 were on node {second}\n")
+    );
+}
+
 fn watch_counts_what_moves() {
     let holder = Holder::new("--size 4M");
     let file = holder.file();
@@ -276,6 +320,8 @@ fn main() -> ExitCode {
         "stat prints the counters as JSON" => stat_is_json,
         "where draws every page" => where_draws_every_page,
         "move moves the range it was told, to the node it was told" => move_moves_what_it_was_told,
+        "move tells what did not move and why" => move_tells_what_did_not_move,
+        "move tells what was there already" => move_tells_what_was_there,
         "watch counts what moves" => watch_counts_what_moves,
         "mistakes end with their exit status and a message" => mistakes_are_explained,
         "messages name one errno" => messages_name_one_errno,
