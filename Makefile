@@ -29,12 +29,7 @@ module: check-kdir
 
 .PHONY: check-kdir
 check-kdir:
-	@[ -f "$(config)" ] || { \
-		echo "error: $(KDIR) is no kernel build tree"; \
-		echo "       install your kernel's headers, or give a tree: make KDIR=/path/to/build"; exit 1; } >&2
-	@grep -q '^CONFIG_RUST=y' "$(config)" || { \
-		echo "error: the kernel of $(KDIR) has no Rust support"; \
-		echo "       build one with CONFIG_RUST=y; 'make run' does that by itself in a VM"; exit 1; } >&2
+	@tools/build/check-kdir.sh "$(KDIR)"
 
 # --- everything else
 
