@@ -19,7 +19,8 @@ mod td;
 pub use moves::{
     GfnMove,
     Move,
-    Progress, //
+    Progress,
+    Source, //
 };
 pub use provider::{
     Provider,

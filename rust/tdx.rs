@@ -6,10 +6,10 @@
 //! page that is not its own. The module decides the rest, and says so in the status.
 //!
 //! Context: any but NMI. A call takes as long as the module does, which is bounded; it does not
-//! wait for locks, nor does it ever sleep. No leaf here keeps anything per CPU in the module, so it
-//! makes no difference if a task moves to another CPU between two calls. What the kernel's own
-//! SEAMCALLs do in addition cannot be done here, as it is not exported: to note, per CPU and for
-//! kexec, that caches may hold lines of a private KeyID.
+//! wait for locks, nor does it ever sleep. No leaf here keeps anything per CPU in the module. What
+//! the kernel's own SEAMCALLs do in addition cannot be done here, as it is not exported: to note, per
+//! CPU and for kexec, that caches may hold lines of a private KeyID. Whoever lends a [`Td`] has made
+//! one of those on the same CPU, and stays there.
 //!
 //! Source: Intel TDX Module 1.5 ABI Specification, "TDH.MEM.*" and "TDH.PHYMEM.PAGE.WBINVD".
 

@@ -23,6 +23,7 @@ mod allocate;
 mod aops;
 mod ioctl;
 
+pub(crate) use allocate::drop_kept;
 pub(crate) use aops::start_queue;
 
 use crate::{

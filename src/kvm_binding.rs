@@ -36,6 +36,7 @@ use privmemfd_kernel::{
     mm::{
         folio::LockedFolio,
         mapping::{
+            Exclusive,
             Held,
             Mobility,
             Node, //
@@ -101,7 +102,8 @@ impl Provider for PrivMem {
         trace::bind(file.mapping().ino(), vm, pages);
     }
 
-    fn unbound(file: &Attachment, vm: VmId, pages: Range<usize>) {
+    fn unbound(file: &Attachment, vm: VmId, pages: Range<usize>, held: &Exclusive<'_>) {
+        file::drop_kept(file, pages.clone(), held);
         TOTALS.slots_unbound.add(1);
         trace::unbind(file.mapping().ino(), vm, pages);
     }

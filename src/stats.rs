@@ -102,7 +102,7 @@ pub(crate) fn show() -> Dir {
         c"tdx_kicks": TDX.kicks;
         c"tdx_holds": TDX.holds;
         c"tdx_rollbacks": TDX.rollbacks;
-        c"tdx_pages_leaked": TDX.pages_leaked;
+        c"tdx_pages_kept": TDX.pages_kept;
         c"tdx_tds_lost": TDX.tds_lost;
         c"tdx_calls_block": TDX.calls(Leaf::MemRangeBlock);
         c"tdx_calls_track": TDX.calls(Leaf::MemTrack);

@@ -8,6 +8,10 @@
  * memslot pins the file, the file pins the provider's module; a VM is unbound
  * from all provider files before anything else of it is torn down.
  *
+ * A folio that the TDX module does not give back has PG_reserved set, and KVM has
+ * a reference to it, until the TD is destroyed. The provider neither gives it to a
+ * guest nor moves, erases or frees it meanwhile.
+ *
  * Lock order, outermost first:
  *
  *   kvm->slots_lock
@@ -79,14 +83,23 @@ struct kvm_gmem_move {
 /* Most moves at once; they are on the stack. A batch is there to kick vCPUs once. */
 #define KVM_GFN_MOVE_BATCH	32
 
+/* kvm_gfn_move.src: it is the TD's as before, or the host's, as @move->result says. */
+#define KVM_GFN_MOVE_SRC_SETTLED	0
+/* kvm_gfn_move.src: it may be the TD's, and cannot be taken back. */
+#define KVM_GFN_MOVE_SRC_OWNED	1
+/* kvm_gfn_move.src: it is the host's, but caches may hold lines of the TD's. */
+#define KVM_GFN_MOVE_SRC_CACHED	2
+
 /**
  * struct kvm_gfn_move - a move as the page table of one VM sees it
  * @gfn: guest page frame number that maps @move->src
  * @move: the move
+ * @src: what has become of @move->src, set along with the result
  */
 struct kvm_gfn_move {
 	u64 gfn;
 	struct kvm_gmem_move *move;
+	unsigned int src;
 };
 
 /**
@@ -133,18 +146,21 @@ struct kvm_gmem_td {
  *		    VMM asks for movable memory. May be NULL: false.
  * @relocate_td: move pages that the S-EPT of a TD maps at 4K, by the TDX module.
  *		 Sets the result of each move to KVM_GMEM_MOVE_DONE, if the TD
- *		 uses dst now and src is the host's again, or to an errno, if the
- *		 TD uses src as before: -EAGAIN if trying again may help, or
- *		 -EBUSY. Returns 0, or -EIO if the TD is lost, in which case the
- *		 caller must not let it run again; the results hold nonetheless.
- *		 A page that the TDX module may still own is never freed. Called
- *		 with mmu_lock held for write, which keeps everybody else from
- *		 the S-EPT, and with the folio locks; does not sleep or allocate.
- *		 At most %KVM_GFN_MOVE_BATCH moves. May be NULL: pages of TDs do
- *		 not move.
+ *		 uses dst now, or to an errno, if the TD has src as before:
+ *		 -EAGAIN if trying again may help, or -EBUSY. Sets
+ *		 kvm_gfn_move.src where that is not all: KVM keeps such a page,
+ *		 with PG_reserved set and a reference, until the TD is destroyed.
+ *		 Returns 0; -EIO if the TD is lost, in which case it must not run
+ *		 again; -EPROTO if the TDX module has done something else than
+ *		 asked for. The results hold in any case. Called with mmu_lock
+ *		 held for write, which keeps everybody else from the S-EPT, with
+ *		 the folio locks and preemption disabled; does not sleep or
+ *		 allocate. At most %KVM_GFN_MOVE_BATCH moves. May be NULL: pages
+ *		 of TDs do not move.
  * @bound: a range of the file now backs a memslot of @kvm, which is an opaque
  *	   cookie. The invalidate_lock is held exclusive. May be NULL.
- * @unbound: the opposite.
+ * @unbound: the opposite. A folio in the range that has PG_reserved set is one
+ *	     that KVM could not take back: it leaves the file here, as it is.
  */
 struct kvm_gmem_provider_ops {
 	size_t size;

@@ -126,32 +126,23 @@ void privmemfd_helper_folio_put(struct folio *folio)
 	folio_put(folio);
 }
 
-/*
- * Withdraw a folio from use for ever: the extra reference keeps it from the
- * allocator, and PG_reserved from memory offlining, which refuses its block at
- * once. Offline and online again, the block would be handed to the allocator as a
- * whole; that is why PG_hwpoison, which offlining passes by, is not the way.
- */
-void privmemfd_helper_folio_quarantine(struct folio *folio)
+bool privmemfd_helper_folio_test_reserved(const struct folio *folio)
 {
-	folio_get(folio);
-	SetPageReserved(folio_page(folio, 0));
+	return PageReserved(&folio->page);
 }
 
-/* The opposite, for a test in which nobody writes to the folio. */
-void privmemfd_helper_folio_unquarantine(struct folio *folio)
+/* What KVM does with a folio that the TDX module does not give back, for a test. */
+void privmemfd_helper_test_folio_set_kept(struct folio *folio, bool kept)
 {
 	struct page *page = folio_page(folio, 0);
 
-	if (PageReserved(page)) {
+	if (kept && !PageReserved(page)) {
+		folio_get(folio);
+		SetPageReserved(page);
+	} else if (!kept && PageReserved(page)) {
 		ClearPageReserved(page);
 		folio_put(folio);
 	}
-}
-
-bool privmemfd_helper_folio_test_quarantined(const struct folio *folio)
-{
-	return PageReserved(&folio->page);
 }
 
 bool privmemfd_helper_folio_test_hwpoison(const struct folio *folio)

@@ -86,6 +86,18 @@ impl Move<'_> {
     }
 }
 
+/// What has become of the folio that was to make room. KVM keeps what is not settled until the TD
+/// is destroyed.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub enum Source {
+    /// It is the TD's as before, or the host's.
+    Settled,
+    /// It may be the TD's, and cannot be taken back.
+    Owned,
+    /// It is the host's, but caches may hold lines of the TD's.
+    Cached,
+}
+
 /// A [`Move`] as the page table of one VM sees it.
 ///
 /// # Invariants
@@ -115,9 +127,14 @@ impl GfnMove<'_> {
         unsafe { Locked::from_raw((*self.0.move_).dst) }
     }
 
-    /// Says how it has ended: the content is in `dst`, and the guest uses it there; or the guest
-    /// uses `src` as before.
-    pub fn set_result(&mut self, result: Result) {
+    /// Says how it has ended: the content is in `dst`, and the guest uses it there; or the TD has
+    /// `src` as before. And what has become of `src`, if that does not say it.
+    pub fn set_result(&mut self, result: Result, src: Source) {
+        self.0.src = match src {
+            Source::Settled => ffi::KVM_GFN_MOVE_SRC_SETTLED,
+            Source::Owned => ffi::KVM_GFN_MOVE_SRC_OWNED,
+            Source::Cached => ffi::KVM_GFN_MOVE_SRC_CACHED,
+        };
         let result = match result {
             Ok(()) => ffi::KVM_GMEM_MOVE_DONE as i32,
             Err(e) => e.to_errno(),

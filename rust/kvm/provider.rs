@@ -15,7 +15,10 @@ use crate::{
         FileTables,
         PrivateFile, //
     },
-    mm::folio::LockedFolio, //
+    mm::{
+        folio::LockedFolio,
+        mapping::Exclusive, //
+    }, //
 };
 use core::{
     marker::PhantomData,
@@ -29,9 +32,14 @@ use kernel::{
     sync::aref::ARef, //
 };
 
-/// The TD can no longer run.
+/// Why a TD can no longer run.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
-pub struct TdLost;
+pub enum TdLost {
+    /// The TDX module has stopped it or is gone, or a page of it stays blocked.
+    Dead,
+    /// The TDX module has done something else than was asked for.
+    Broken,
+}
 
 /// What a module does for KVM.
 #[vtable]
@@ -53,8 +61,8 @@ pub trait Provider: PrivateFile {
 
     /// Moves pages that a TD has mapped.
     ///
-    /// `kvm->mmu_lock` is held for write. At most [`GfnMove::BATCH`] moves. Must not sleep or
-    /// allocate, and sets the result of each move.
+    /// `kvm->mmu_lock` is held for write, and preemption is disabled. At most [`GfnMove::BATCH`]
+    /// moves. Must not sleep or allocate, and sets the result of each move.
     ///
     /// # Errors
     ///
@@ -64,8 +72,10 @@ pub trait Provider: PrivateFile {
     /// The pages now back a memslot. The `invalidate_lock` is held exclusive.
     fn bound(file: &Attached<Self>, vm: VmId, pages: Range<usize>);
 
-    /// The opposite of [`Provider::bound`].
-    fn unbound(file: &Attached<Self>, vm: VmId, pages: Range<usize>);
+    /// The opposite of [`Provider::bound`]. What [`Folio::is_kept`] of the pages leaves the file.
+    ///
+    /// [`Folio::is_kept`]: crate::mm::folio::Folio::is_kept
+    fn unbound(file: &Attached<Self>, vm: VmId, pages: Range<usize>, held: &Exclusive<'_>);
 }
 
 /// The C function table of a [`Provider`]. To be put into a `static`.
@@ -159,7 +169,8 @@ impl<T: Provider> ProviderTable<T> {
         let moves = unsafe { core::slice::from_raw_parts_mut(moves.cast(), nr as usize) };
         match T::relocate_td(td, moves) {
             Ok(()) => 0,
-            Err(TdLost) => EIO.to_errno(),
+            Err(TdLost::Dead) => EIO.to_errno(),
+            Err(TdLost::Broken) => EPROTO.to_errno(),
         }
     }
 
@@ -179,7 +190,8 @@ impl<T: Provider> ProviderTable<T> {
 
     /// # Safety
     ///
-    /// `file` is a file of `T` with a reference during the call.
+    /// `file` is a file of `T` with a reference, and its `invalidate_lock` is held exclusive, during
+    /// the call.
     unsafe extern "C" fn unbound(
         file: *mut bindings::file,
         vm: *const ffi::kvm,
@@ -188,6 +200,8 @@ impl<T: Provider> ProviderTable<T> {
     ) {
         // SAFETY: By the caller's promise.
         let file = unsafe { Attached::<T>::from_file(file) };
-        T::unbound(file, VmId(vm), start..start + nr_pages);
+        // SAFETY: The caller holds the lock, and goes on holding it.
+        let held = unsafe { Exclusive::borrow(file.mapping()) };
+        T::unbound(file, VmId(vm), start..start + nr_pages, &held);
     }
 }

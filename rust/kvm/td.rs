@@ -7,7 +7,7 @@ use kernel::types::Opaque;
 
 /// See the module documentation.
 ///
-/// While it is borrowed, nobody else changes the TD's S-EPT.
+/// While it is borrowed, nobody else changes the TD's S-EPT, and preemption is disabled.
 ///
 /// # Invariants
 ///

@@ -137,11 +137,17 @@ impl Folio {
         unsafe { ffi::privmemfd_helper_folio_test_hwpoison(self.as_ptr()) }
     }
 
-    /// Tells whether the memory of the folio must not be used any more: it has failed, or is
-    /// withdrawn by [`Locked::quarantine`]. Such a folio is not moved, given to a guest or erased.
-    pub fn is_unusable(&self) -> bool {
+    /// Tells whether the TDX module does not give the folio back before its TD is destroyed
+    /// (`PG_reserved`). KVM has a reference to it for as long.
+    pub fn is_kept(&self) -> bool {
         // SAFETY: The folio is valid by the type invariant.
-        self.is_poisoned() || unsafe { ffi::privmemfd_helper_folio_test_quarantined(self.as_ptr()) }
+        unsafe { ffi::privmemfd_helper_folio_test_reserved(self.as_ptr()) }
+    }
+
+    /// Tells whether the memory of the folio must not be used: it has failed, or is kept. Such a
+    /// folio is not moved, given to a guest or erased.
+    pub fn is_unusable(&self) -> bool {
+        self.is_poisoned() || self.is_kept()
     }
 
     /// Tells whether the folio holds content that somebody may come back for (`PG_uptodate`).
@@ -223,14 +229,6 @@ impl Locked {
         unsafe { ffi::privmemfd_helper_folio_mark_uptodate(self.as_ptr()) }
     }
 
-    /// Withdraws the folio from use for ever, because someone else may still write to it.
-    ///
-    /// It may leave its file; its memory is neither erased nor used again.
-    pub fn quarantine(&self) {
-        // SAFETY: The folio is valid and locked.
-        unsafe { ffi::privmemfd_helper_folio_quarantine(self.as_ptr()) }
-    }
-
     /// Keeps mm from dropping the folio as clean page cache.
     pub(crate) fn set_dirty(&self) {
         // SAFETY: The folio is valid and locked, and its mapping has `noop_dirty_folio()`.
@@ -297,11 +295,10 @@ impl Locked {
         unsafe { self.bytes().write_bytes(byte, kernel::page::PAGE_SIZE) }
     }
 
-    /// Takes [`Locked::quarantine`] back: nobody writes to the folio.
-    pub fn test_unquarantine(&self) {
-        // SAFETY: The folio is valid; the reference that is put is the one quarantine() took, since
-        // PG_reserved tells that it has.
-        unsafe { ffi::privmemfd_helper_folio_unquarantine(self.as_ptr()) }
+    /// Speaks for KVM, see [`Folio::is_kept`].
+    pub fn test_set_kept(&self, kept: bool) {
+        // SAFETY: The folio is valid; a reference is put only if PG_reserved tells that it was taken.
+        unsafe { ffi::privmemfd_helper_test_folio_set_kept(self.as_ptr(), kept) }
     }
 
     /// Tells whether every byte of the folio is `byte`.

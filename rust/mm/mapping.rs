@@ -20,7 +20,10 @@ use super::{
 use crate::ffi;
 use core::{
     marker::PhantomData,
-    mem::MaybeUninit,
+    mem::{
+        ManuallyDrop,
+        MaybeUninit, //
+    },
     ops::Range,
     ptr::NonNull, //
 };
@@ -270,7 +273,16 @@ impl Held for Exclusive<'_> {
     }
 }
 
-impl Exclusive<'_> {
+impl<'a> Exclusive<'a> {
+    /// Borrows the lock from whoever holds it.
+    ///
+    /// # Safety
+    ///
+    /// The lock is held exclusive, on behalf of the caller, until the result is dropped.
+    pub(crate) unsafe fn borrow(mapping: &'a Mapping) -> ManuallyDrop<Self> {
+        ManuallyDrop::new(Self(mapping, NotThreadSafe))
+    }
+
     /// Removes the pages in `range` (page offsets) from the file. May sleep.
     ///
     /// Waits for the lock of each folio. The caller has made sure that no guest maps them.

@@ -24,6 +24,7 @@ use kernel::prelude::*;
 use privmemfd_kernel::{
     kvm::{
         GfnMove,
+        Source,
         Td,
         TdLost, //
     },
@@ -57,49 +58,48 @@ pub(crate) fn relocate(td: &Td, moves: &mut [GfnMove<'_>]) -> Result<(), TdLost>
     }
     let result = protocol::relocate(&Batch { td, moves }, td.runnable(), outcomes);
     for (mv, outcome) in moves.iter_mut().zip(outcomes.iter()) {
-        mv.set_result(end(mv, *outcome));
+        let (result, src) = end(mv, *outcome);
+        mv.set_result(result, src);
     }
-    result.map_err(|protocol::TdLost| {
+    result.map_err(|why| {
         COUNTERS.tds_lost.add(1);
         pr_err!(
             "the TD of TDR {:#x} is lost: it must not run any more\n",
             td.tdr()
         );
-        TdLost
+        match why {
+            protocol::TdLost::Dead => TdLost::Dead,
+            protocol::TdLost::Broken => TdLost::Broken,
+        }
     })
 }
 
-/// Deals with the old page of a move.
-fn end(mv: &GfnMove<'_>, outcome: Outcome) -> Result {
-    match outcome {
-        Outcome::Moved => {
-            tdx::take_back(mv.src());
-            COUNTERS.relocated.add(1);
-            Ok(())
-        }
-        Outcome::MovedLeaked => {
-            leak(mv);
-            COUNTERS.relocated.add(1);
-            Ok(())
-        }
-        Outcome::Contended => Err(Refusal::Busy.into()),
-        Outcome::Refused => Err(Refusal::Guest.into()),
-        Outcome::Stuck => {
-            leak(mv);
-            Err(Refusal::Guest.into())
-        }
+/// Deals with the old page of a move. Says what the host of the TD has to know of it.
+///
+/// A page that the TDX module, or a cache, may still write to is not touched: the host keeps it
+/// until the TD is gone, in its file or not.
+fn end(mv: &GfnMove<'_>, outcome: Outcome) -> (Result, Source) {
+    let (result, src) = match outcome {
+        Outcome::Moved => (Ok(()), Source::Settled),
+        Outcome::MovedUnclean => (Ok(()), Source::Cached),
+        Outcome::MovedElse => (Ok(()), Source::Owned),
+        Outcome::Contended => (Err(Refusal::Busy.into()), Source::Settled),
+        Outcome::Refused => (Err(Refusal::Guest.into()), Source::Settled),
+        Outcome::Stuck => (Err(Refusal::Guest.into()), Source::Owned),
+    };
+    if result.is_ok() {
+        COUNTERS.relocated.add(1);
     }
-}
-
-/// The TDX module, or a cache, may still write to the page: better no page than a corrupt one. It
-/// may be in its file, and is not freed with it.
-fn leak(mv: &GfnMove<'_>) {
-    COUNTERS.pages_leaked.add(1);
-    pr_err!(
-        "page {:#x} cannot be taken back from the TDX module and is lost until the next boot\n",
-        mv.src().pfn()
-    );
-    mv.src().quarantine();
+    if src != Source::Settled {
+        COUNTERS.pages_kept.add(1);
+        pr_warn!(
+            "page {:#x} cannot be taken back from the TDX module before its TD is gone\n",
+            mv.src().pfn()
+        );
+    } else if result.is_ok() {
+        tdx::take_back(mv.src());
+    }
+    (result, src)
 }
 
 /// Pages of one TD, as the protocol knows them: by number.

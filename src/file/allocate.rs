@@ -12,7 +12,10 @@ use kernel::{
     current,
     prelude::*, //
 };
-use privmemfd_kernel::mm::cond_resched;
+use privmemfd_kernel::mm::{
+    cond_resched,
+    mapping::Exclusive, //
+};
 
 /// Gives memory to every page of the range that has none. May sleep; a signal ends it.
 ///
@@ -31,6 +34,16 @@ pub(super) fn allocate(file: &Attachment, pages: Range<usize>) -> Result {
         cond_resched();
     }
     Ok(())
+}
+
+/// Lets go of what the TDX module has kept of the range, erasing nothing: there is a hole. May sleep.
+pub(crate) fn drop_kept(file: &Attachment, pages: Range<usize>, held: &Exclusive<'_>) {
+    let _ = file.mapping().for_each_folio(pages, |index, folio| {
+        if folio.is_kept() {
+            held.truncate(index..index + 1);
+        }
+        Ok(())
+    });
 }
 
 /// Takes the memory of every page of the range: no VM maps it any more, it is erased and free.

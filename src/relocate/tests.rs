@@ -226,14 +226,14 @@ mod transaction {
     fn a_withdrawn_page_is_neither_moved_nor_erased() -> Result {
         let file = file(1)?;
         let (src, dst) = pair(&file, 0)?;
-        src.quarantine();
+        src.test_set_kept(true);
         let migrated = PrivMem::migrate(&file, &dst, &src);
         let new_pfn = pfn_now(&file);
         // The file goes when none of its folios is locked.
         let [src, dst] = [src, dst].map(|folio| ARef::<Folio>::from(&**folio));
         drop(file);
         let [src, dst] = [src, dst].map(Folio::lock);
-        src.test_unquarantine();
+        src.test_set_kept(false);
         assert_eq!(migrated, Err(EHWPOISON));
         assert_eq!(new_pfn, Some(src.pfn()));
         assert!(src.test_all(OLD));

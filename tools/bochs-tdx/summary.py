@@ -29,12 +29,9 @@ HARMLESS = {0x80000200, 0x80000003, 0x80000702, 0x00000821, 0xC0000C00}
 # kernel, and privmemfd.ko's question whether there is a module.
 UNKNOWN_LEAVES = {"LEAF69", "LEAF65535"}
 # What calls of the fault plan may lead to: a page that is given back before there
-# is a new epoch, and, of a lost TD, KVM's attempts to take back what stays blocked
-# and the TDR that has such pages.
+# is a new epoch.
 CONSEQUENCES = {
     ("MEM.RANGE.UNBLOCK", 0xC0000B08),
-    ("MEM.RANGE.BLOCK", 0x00000B07),
-    ("PHYMEM.PAGE.RECLAIM", 0xC0000400),
 }
 # Of VM-entry interruption information.
 EVENT_TYPES = {0: "external_interrupts", 4: "software_interrupts"}
@@ -43,11 +40,6 @@ WITHOUT_KEYID = (1 << 46) - 1
 PAGE = 4096
 LEVELS = 5
 CASE = re.compile(r"((?:not )?ok) \d+ (\w+)(?: # (SKIP .*))?")
-
-
-def injected_leaks(injected):
-    """WBINVDs that were refused for good."""
-    return sum(n for what, n in injected.items() if what.startswith("PHYMEM.PAGE.WBINVD 0xc"))
 
 
 class PrivateMemory:
@@ -93,7 +85,9 @@ def read_calls(path):
     good, bad, harmless, injected, violations = (Counter() for _ in range(5))
     translations = {}
     tds = {}
-    unclean = set()  # old pages of which caches may have lines
+    kept = 0  # old pages that are not used again before their TD has gone
+    unclean = {}  # old pages of which caches may have lines: their TDR
+    refused = set()  # of those, because of the plan
     for line in path.open():
         call = json.loads(line)
         if "violation" in call:
@@ -128,14 +122,25 @@ def read_calls(path):
                 page = rcx if name in BY_RCX else call["in"].get("r8", "0x0")
                 bad["page used again without WBINVD"] += int(page, 16) & WITHOUT_KEYID in unclean
             if name == "MEM.PAGE.RELOCATE":
-                unclean.add(int(call["out"]["rcx"], 16))
+                unclean[int(call["out"]["rcx"], 16)] = rdx
             elif name == "PHYMEM.PAGE.WBINVD":
-                unclean.discard(int(rcx, 16) & WITHOUT_KEYID)
-            elif name == "MNG.KEY.FREEID" and tds[rcx].relocated:
+                page = int(rcx, 16) & WITHOUT_KEYID
+                unclean.pop(page, None)
+                refused.discard(page)
+            elif name == "MNG.KEY.FREEID":
+                # All caches have been written back.
+                for page in [page for page in refused if unclean[page] == rcx]:
+                    refused.remove(page)
+                    del unclean[page]
                 # A page that moves must not be mapped anew.
-                bad["MEM.PAGE.AUG of a page that was there"] += tds[rcx].again
+                if tds[rcx].relocated:
+                    bad["MEM.PAGE.AUG of a page that was there"] += tds[rcx].again
         elif "injected" in call:
             injected[f"{name} {status:#x}"] += 1
+            page = int(rcx, 16) & WITHOUT_KEYID
+            if name == "PHYMEM.PAGE.WBINVD" and status >> 60 == 0xC and page in unclean:
+                kept += 1
+                refused.add(page)
         elif injected and (name, status >> 32) in CONSEQUENCES:
             harmless[f"{name} {status:#x}"] += 1
         elif name in UNKNOWN_LEAVES or status >> 32 in HARMLESS:
@@ -145,9 +150,8 @@ def read_calls(path):
             harmless["VP.ENTER exit"] += 1
         else:
             bad[f"{name} {status:#x}"] += 1
-    # Those for which it was refused are leaked.
-    bad["RELOCATE without WBINVD"] = len(unclean) - injected_leaks(injected)
-    return good, +bad, harmless, injected, {**violations, "translations": translations}
+    bad["RELOCATE without WBINVD"] = len(unclean)
+    return good, +bad, harmless, injected, kept, {**violations, "translations": translations}
 
 
 def read_guest(path):
@@ -165,19 +169,17 @@ def read_guest(path):
 
 
 def summarize(folder):
-    good, bad, harmless, injected, guests = read_calls(folder / "seamcalls.jsonl")
+    good, bad, harmless, injected, kept, guests = read_calls(folder / "seamcalls.jsonl")
     guest, cases = read_guest(folder / "job.log")
     given, taken = (sum(good[n] for n in names) for names in (GIVEN, TAKEN))
     problems = [f"{n} times {what}" for what, n in bad.items()]
-    # Of a lost TD: pages that stay blocked, and its TDR, which they keep.
-    stuck = guest.get("stuck_pages", 0)
-    if given != taken + stuck + (stuck > 0):
-        problems.append(f"{given} pages given to the module, {taken} taken back, {stuck} stuck")
+    if given != taken:
+        problems.append(f"{given} pages given to the module, {taken} taken back")
     if guest.get("injected_faults", 0) != injected.total():
         problems.append(f"{injected.total()} calls refused by plan, {guest.get('injected_faults')} counted")
-    leaked = injected_leaks(injected)
-    if guest.get("tdx_pages_leaked", 0) != leaked + stuck:
-        problems.append(f"{guest.get('tdx_pages_leaked', 0)} pages leaked, not {leaked} by plan and {stuck} stuck")
+    stuck = guest.get("stuck_pages", 0)
+    if guest.get("tdx_pages_kept", 0) != kept + stuck:
+        problems.append(f"{guest.get('tdx_pages_kept', 0)} pages kept, not {kept} by plan and {stuck} stuck")
     if not guests["translations"].get("used_after_a_later_entry"):
         problems.append("no translation outlived a TD exit")
     # With one vCPU it is seldom just then that a page moves.

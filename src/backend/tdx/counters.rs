@@ -15,8 +15,8 @@ pub(crate) struct Counters {
     pub(crate) holds: Counter,
     /// Pages that were given back to the guest where they were.
     pub(crate) rollbacks: Counter,
-    /// Pages that the host can never use again.
-    pub(crate) pages_leaked: Counter,
+    /// Pages that could not be taken back from the TDX module when they moved, or were to.
+    pub(crate) pages_kept: Counter,
     /// TDs that must not run any more.
     pub(crate) tds_lost: Counter,
     calls: [Counter; LEAVES],
@@ -32,7 +32,7 @@ impl Counters {
             kicks: Counter::new(),
             holds: Counter::new(),
             rollbacks: Counter::new(),
-            pages_leaked: Counter::new(),
+            pages_kept: Counter::new(),
             tds_lost: Counter::new(),
             calls: [const { Counter::new() }; LEAVES],
         }

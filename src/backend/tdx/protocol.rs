@@ -19,7 +19,7 @@
 //! fails too the guest can never use the page again, and the TD is lost. Every loop has a bound.
 //!
 //! PAGE.RELOCATE is the point of no return. What comes after it can only end in a clean old page,
-//! or in one that the host must not touch.
+//! or in one that the host must not touch before the TD is destroyed.
 //!
 //! # Context
 //!
@@ -62,8 +62,10 @@ pub(crate) trait Td {
 pub(crate) enum Outcome {
     /// The TD uses the new page, the old one is the host's.
     Moved,
-    /// The TD uses the new page, but the old one must never be touched again.
-    MovedLeaked,
+    /// The TD uses the new page, and the old one is the host's, but caches may hold lines of it.
+    MovedUnclean,
+    /// The TD uses some new page. The old one may still be the TD's.
+    MovedElse,
     /// The TD uses the old page. Trying again may help.
     Contended,
     /// The TD uses the old page, and will.
@@ -72,18 +74,25 @@ pub(crate) enum Outcome {
     Stuck,
 }
 
-/// The TD can no longer run.
+/// Why the TD can no longer run.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
-pub(crate) struct TdLost;
+pub(crate) enum TdLost {
+    /// The TDX module has stopped it or is gone, or a page of it stays blocked.
+    Dead,
+    /// The TDX module has done something else than was asked for.
+    Broken,
+}
 
 /// Most pages at once.
 pub(crate) const BATCH: usize = 32;
 /// Tries of a contended call while vCPUs run. Then they are held.
 const TRIES: u32 = 4;
-/// Tries while they are held, over all calls of a batch, and again over all its RANGE.UNBLOCKs. The
-/// only others in the way are calls of the host that move no page of this TD, and last as long as
-/// one call does.
-const TRIES_HELD: u32 = 1000;
+/// Tries while they are held, over all calls of a batch. With no vCPU in the guest nobody is in the
+/// way of KVM's own calls of this kind, which try once; here it may be a call of the host about the
+/// new page or its neighbours, for as long as that call lasts.
+const TRIES_HELD: u32 = 8;
+/// The same for RANGE.UNBLOCK, where giving up costs the TD. Some 100 us.
+const TRIES_HELD_LAST: u32 = 64;
 /// Times that a missing step is made up for.
 const REPAIRS: u32 = 3;
 
@@ -108,14 +117,10 @@ pub(crate) fn relocate(
     }
     for (nr, outcome) in outcomes.iter_mut().enumerate() {
         if *outcome == Outcome::Moved && session.settle(|| td.wbinvd(nr)).0 != Verdict::Done {
-            *outcome = Outcome::MovedLeaked;
+            *outcome = Outcome::MovedUnclean;
         }
     }
-    if session.lost.get() {
-        Err(TdLost)
-    } else {
-        Ok(())
-    }
+    session.lost.get().map_or(Ok(()), Err)
 }
 
 /// Proof that TLB tracking is complete for every page that was blocked before.
@@ -129,10 +134,10 @@ struct Blocked(usize);
 struct Session<'a, T: Td> {
     td: &'a T,
     held: Cell<bool>,
-    lost: Cell<bool>,
+    lost: Cell<Option<TdLost>>,
     /// What is left of [`TRIES_HELD`].
     patience: Cell<u32>,
-    /// The same for giving pages back.
+    /// What is left of [`TRIES_HELD_LAST`].
     last_patience: Cell<u32>,
 }
 
@@ -141,9 +146,9 @@ impl<'a, T: Td> Session<'a, T> {
         Self {
             td,
             held: Cell::new(false),
-            lost: Cell::new(false),
+            lost: Cell::new(None),
             patience: Cell::new(TRIES_HELD),
-            last_patience: Cell::new(TRIES_HELD),
+            last_patience: Cell::new(TRIES_HELD_LAST),
         }
     }
 
@@ -204,9 +209,16 @@ impl<'a, T: Td> Session<'a, T> {
         }
         let verdict = answer.verdict();
         if verdict == Verdict::Lost {
-            self.lost.set(true);
+            self.lose(TdLost::Dead);
         }
         (verdict, answer)
+    }
+
+    /// The worse reason stays.
+    fn lose(&self, why: TdLost) {
+        if self.lost.get() != Some(TdLost::Broken) {
+            self.lost.set(Some(why));
+        }
     }
 
     /// Makes every vCPU leave the guest, and keeps them outside until the end of the batch.
@@ -247,7 +259,7 @@ impl<'a, T: Td> Session<'a, T> {
     fn relocate_blocked(&self, page: Blocked, _: &Tracked) -> Outcome {
         let nr = page.0;
         for _ in 0..REPAIRS {
-            if self.lost.get() {
+            if self.lost.get().is_some() {
                 break;
             }
             match self.settle(|| self.td.relocate(nr)) {
@@ -282,7 +294,7 @@ impl<'a, T: Td> Session<'a, T> {
                 _ => break,
             }
         }
-        self.lost.set(true);
+        self.lose(TdLost::Dead);
         Outcome::Stuck
     }
 
@@ -291,8 +303,8 @@ impl<'a, T: Td> Session<'a, T> {
         if answer.page() == self.td.old_page(nr) {
             Outcome::Moved
         } else {
-            self.lost.set(true);
-            Outcome::MovedLeaked
+            self.lose(TdLost::Broken);
+            Outcome::MovedElse
         }
     }
 }

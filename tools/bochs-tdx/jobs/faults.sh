@@ -2,8 +2,9 @@
 # SPDX-License-Identifier: GPL-2.0
 # shellcheck shell=dash
 #
-# TDs whose memory moves while the TDX module refuses calls. First all TDs live,
-# and the kernel has nothing to say; then some are lost, which KVM calls a bug.
+# TDs whose memory moves while the TDX module refuses calls. First all TDs live;
+# then some are lost: the kernel has nothing to say to either. Last, the module
+# refuses what it has no reason to, which KVM calls a bug.
 # faults.sh [MiB] [vCPUs]
 # shellcheck source=../tdx-guest.sh
 . /lib/tdx.sh
@@ -12,12 +13,13 @@ load_tdx /modules/kvm || exit 126
 insmod /modules/privmemfd.ko && insmod /modules/tdxfaults.ko || exit 126
 /tests/td-test faults "$@"
 status=$?
-no_kernel_report || status=1
 /tests/td-test lost "$@" || status=1
+no_kernel_report || status=1
+/tests/td-test bugs "$@" || status=1
 
 # One that has to be there; run.sh looks for those that must not.
-dmesg | grep -q 'WARNING:.*tdx_sept_relocate_private_sptes' || {
-	echo "KVM has not noticed that a TD is lost"
+dmesg | grep -q 'WARNING:.*tdx_sept_\(remove_leaf\|set_private\)_spte' || {
+	echo "KVM has not noticed that a page was not removed"
 	status=1
 }
 exit $status

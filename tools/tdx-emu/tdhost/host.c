@@ -75,6 +75,7 @@ static void move(struct td *td, struct kvm_gfn_move *moves, unsigned int nr)
 	for (i = 0; i < nr; i++) {
 		const struct kvm_gmem_move *mv = moves[i].move;
 
+		td_keep_page(td, folio_pfn(mv->src), moves[i].src);
 		if (mv->result == KVM_GMEM_MOVE_DONE) {
 			td->pfns[mv->index] = folio_pfn(mv->dst);
 			atomic64_inc(&td->count.moved);
@@ -118,6 +119,7 @@ static int relocate(struct kvm_gmem_bindings *bindings, struct kvm_gmem_move *mo
 			continue;
 		batch[n].gfn = moves[i].index;
 		batch[n].move = &moves[i];
+		batch[n].src = KVM_GFN_MOVE_SRC_SETTLED;
 		if (++n == KVM_GFN_MOVE_BATCH) {
 			move(td, batch, n);
 			n = 0;

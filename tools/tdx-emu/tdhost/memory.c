@@ -255,18 +255,29 @@ static int track(struct td *td)
 	return 0;
 }
 
-/* The folio stays where it is and is never written again. */
-static void leak(unsigned long pfn)
+/**
+ * td_keep_page - do what KVM does with a page that a TD does not give back
+ * @td: the TD, with td->lock held for write
+ * @pfn: the page
+ * @why: one of KVM_GFN_MOVE_SRC_*
+ *
+ * The page is marked, and stays, until td_reclaim_kept().
+ */
+void td_keep_page(struct td *td, unsigned long pfn, unsigned int why)
 {
-	struct folio *folio = pfn_folio(pfn);
+	struct page *page = pfn_to_page(pfn);
 
-	folio_get(folio);
-	/* Without content it is not erased when it leaves the file. */
-	folio_clear_uptodate(folio);
-	td_count_leak("memory of a TD", PFN_PHYS(pfn));
+	lockdep_assert_held_write(&td->lock);
+	if (why == KVM_GFN_MOVE_SRC_SETTLED || xa_load(&td->kept, pfn))
+		return;
+	get_page(page);
+	SetPageReserved(page);
+	if (xa_err(xa_store(&td->kept, pfn, xa_mk_value(why), GFP_ATOMIC)))
+		td_count_leak("memory of a TD", PFN_PHYS(pfn));
 }
 
-static int remove_page(struct td *td, unsigned long index)
+/* Sets what is the matter with the page if it fails. */
+static int remove_page(struct td *td, unsigned long index, unsigned int *why)
 {
 	unsigned long pfn = td->pfns[index];
 	u64 hpa;
@@ -277,6 +288,7 @@ static int remove_page(struct td *td, unsigned long index)
 		return ret;
 	if (WARN_ON_ONCE((hpa & TDX_SEPT_HPA) != PFN_PHYS(pfn)))
 		return -EIO;
+	*why = KVM_GFN_MOVE_SRC_CACHED;
 	return tdx_report("TDH.PHYMEM.PAGE.WBINVD",
 			  tdx_call(TDH_PHYMEM_PAGE_WBINVD,
 				   .rcx = tdx_with_hkid(PFN_PHYS(pfn), td->gmem.hkid)));
@@ -285,22 +297,28 @@ static int remove_page(struct td *td, unsigned long index)
 /* Takes mapped pages from the TD, with td->lock for write. */
 static void zap_batch(struct td *td, unsigned long start, unsigned long end)
 {
-	int ret = td->dead ? -EIO : 0;
 	unsigned long i;
+	int ret = 0;
 
+	/* A page that has been kept is blocked, and stays so. */
+	for (i = start; i < end; i++)
+		if (td->pfns[i] && xa_load(&td->kept, td->pfns[i]))
+			td->pfns[i] = 0;
 	for (i = start; !ret && i < end; i++)
 		if (td->pfns[i])
 			ret = call_page(td, TDH_MEM_RANGE_BLOCK, "TDH.MEM.RANGE.BLOCK", i, NULL);
 	if (!ret)
 		ret = track(td);
 	for (i = start; i < end; i++) {
+		unsigned int why = KVM_GFN_MOVE_SRC_OWNED;
+
 		if (!td->pfns[i])
 			continue;
 		if (!ret)
-			ret = remove_page(td, i);
+			ret = remove_page(td, i, &why);
 		if (ret) {
 			td_kill(td, "a page cannot be removed");
-			leak(td->pfns[i]);
+			td_keep_page(td, td->pfns[i], why);
 		}
 		td->pfns[i] = 0;
 		atomic64_inc(&td->count.removed);
@@ -313,7 +331,7 @@ static void zap_batch(struct td *td, unsigned long start, unsigned long end)
  * @start: first page
  * @end: page after the last
  *
- * Pages that cannot be taken are leaked, and the TD is lost.
+ * Pages that cannot be taken are kept, and the TD is lost.
  *
  * Context: May sleep. The invalidate_lock is held.
  */
@@ -336,39 +354,40 @@ void td_zap(struct td *td, unsigned long start, unsigned long end)
 }
 
 /**
- * td_reclaim_memory - take all pages from a TD that has lost its keys
- * @td: the TD
+ * td_reclaim_kept - take what was kept from a TD whose keys and caches are flushed
+ * @td: the TD, which has no file any more
  *
- * Context: May sleep. The invalidate_lock is held exclusive.
+ * Context: May sleep.
  */
-void td_reclaim_memory(struct td *td)
+void td_reclaim_kept(struct td *td)
 {
-	unsigned long i;
+	unsigned long pfn;
+	void *why;
 
-	for (i = 0; i < td->nr_pages; i++) {
-		unsigned long pfn = td->pfns[i];
-		u64 status;
+	xa_for_each(&td->kept, pfn, why) {
+		struct page *page = pfn_to_page(pfn);
+		u64 status = 0;
 
-		if (!pfn)
+		if (xa_to_value(why) == KVM_GFN_MOVE_SRC_OWNED)
+			status = tdx_call(TDH_PHYMEM_PAGE_RECLAIM, .rcx = PFN_PHYS(pfn));
+		if (tdx_report("TDH.PHYMEM.PAGE.RECLAIM", status)) {
+			td_count_leak("memory of a TD", PFN_PHYS(pfn));
 			continue;
-		status = tdx_call(TDH_PHYMEM_PAGE_RECLAIM, .rcx = PFN_PHYS(pfn));
-		if (tdx_report("TDH.PHYMEM.PAGE.RECLAIM", status))
-			leak(pfn);
-		td->pfns[i] = 0;
+		}
+		ClearPageReserved(page);
+		put_page(page);
 		cond_resched();
 	}
 }
 
-/* td_leak_memory - the keys stay with the TD, and all pages too */
-void td_leak_memory(struct td *td)
+/* td_leak_kept - the keys stay with the TD, and its pages too */
+void td_leak_kept(struct td *td)
 {
-	unsigned long i;
+	unsigned long pfn;
+	void *why;
 
-	for (i = 0; i < td->nr_pages; i++) {
-		if (td->pfns[i])
-			leak(td->pfns[i]);
-		td->pfns[i] = 0;
-	}
+	xa_for_each(&td->kept, pfn, why)
+		td_count_leak("memory of a TD", PFN_PHYS(pfn));
 }
 
 /**

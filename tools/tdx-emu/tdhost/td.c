@@ -125,14 +125,17 @@ static void tear_down(struct td *td)
 	for (i = 0; i < td->nr_vcpus; i++)
 		vcpu_flush(&td->vcpus[i]);
 
+	/* What cannot be removed from the TD leaves the file. */
 	filemap_invalidate_lock(mapping);
-	ret = tdx_hkid_flush(td->gmem.tdr);
-	if (ret)
-		td_leak_memory(td);
-	else
-		td_reclaim_memory(td);
+	td_zap(td, 0, td->nr_pages);
 	host_unbind(td);
 	filemap_invalidate_unlock(mapping);
+
+	ret = tdx_hkid_flush(td->gmem.tdr);
+	if (ret)
+		td_leak_kept(td);
+	else
+		td_reclaim_kept(td);
 
 	if (ret) {
 		pr_err("KeyID %u and %u pages of a TD are lost\n", hkid, td->nr_control);
@@ -157,6 +160,7 @@ static void free_td(struct td *td)
 	if (td->file)
 		fput(td->file);
 	free_cpumask_var(td->kick_mask);
+	xa_destroy(&td->kept);
 	kvfree(td->control);
 	kvfree(td->pfns);
 	kfree(td->vcpus);
@@ -171,6 +175,7 @@ static struct td *alloc_td(const struct tdhost_create *arg)
 	if (!td)
 		return NULL;
 	rwlock_init(&td->lock);
+	xa_init(&td->kept);
 	td->gmem.kick = td_kick;
 	td->gmem.hold = td_hold;
 	td->gmem.release = td_release;

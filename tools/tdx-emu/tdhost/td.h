@@ -22,6 +22,7 @@
 #include <linux/mutex.h>
 #include <linux/spinlock.h>
 #include <linux/types.h>
+#include <linux/xarray.h>
 
 struct file;
 struct folio;
@@ -84,6 +85,7 @@ struct td_vcpu {
  * @pfns: the frame that each page has in the secure EPT, 0 for none; a fault
  *	  goes from 0 to %TD_PFN_FROZEN and on with @lock held for read, all else
  *	  happens with @lock held for write
+ * @kept: pages that could not be taken back, by frame: one of KVM_GFN_MOVE_SRC_*
  * @control: pages that the module has for its own use, TDR first
  * @nr_control: how many
  * @debug: the TD is debuggable
@@ -106,6 +108,7 @@ struct td {
 	struct kvm_gmem_bindings *bindings;
 	unsigned long nr_pages;
 	unsigned long *pfns;
+	struct xarray kept;
 
 	struct page **control;
 	unsigned int nr_control;
@@ -126,8 +129,9 @@ int td_build_sept(struct td *td);
 int td_add_page(struct td *td, unsigned long index, u64 seed);
 int td_fault(struct td *td, unsigned long index);
 void td_zap(struct td *td, unsigned long start, unsigned long end);
-void td_reclaim_memory(struct td *td);
-void td_leak_memory(struct td *td);
+void td_keep_page(struct td *td, unsigned long pfn, unsigned int why);
+void td_reclaim_kept(struct td *td);
+void td_leak_kept(struct td *td);
 int td_read(struct td *td, u64 gpa, u64 *value);
 int td_sept(struct td *td, unsigned long index, u64 *entry, u64 *info, unsigned long *mirror);
 u64 td_leaked(void);

@@ -25,6 +25,7 @@ fn options() -> Option<(Options, Vec<(&'static str, Case)>)> {
         "harm" => (Provider::Privmemfd, HARMFUL),
         "faults" => (Provider::Privmemfd, faults::SURVIVED),
         "lost" => (Provider::Privmemfd, faults::LOST),
+        "bugs" => (Provider::Privmemfd, faults::BUGS),
         _ => return None,
     };
     let mut number = |default| args.next().map_or(Some(default), |a| a.parse::<u64>().ok());

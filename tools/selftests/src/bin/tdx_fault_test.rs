@@ -3,7 +3,7 @@
 //!
 //! Each ends in one of four ways: the pages have moved; pages are where they
 //! were and usable, and the host is told so; a page has moved, and its old place
-//! is lost to the host; the TD is lost. Which one is expected follows from what
+//! is lost to the host until the TD is gone; the TD is lost. Which one is expected follows from what
 //! the status means, see [`expected`]. In none does the guest see a wrong word,
 //! or the host get a page that the TDX module still has.
 //!
@@ -68,8 +68,8 @@ enum Outcome {
     Moved,
     /// Some have not, and are usable where they are.
     Kept,
-    /// All have moved, but old places are lost to the host.
-    Leaked,
+    /// All have moved, but old places are of no use before the TD is gone.
+    Unclean,
     /// The TD is lost, and told so.
     Lost,
 }
@@ -102,7 +102,7 @@ fn meaning(status: u64) -> Meaning {
 }
 
 fn expected(leaf_no: u16, status: u64, when: When) -> &'static [Outcome] {
-    use Outcome::{Kept, Leaked, Lost, Moved};
+    use Outcome::{Kept, Lost, Moved, Unclean};
     match (leaf_no, meaning(status), when) {
         // A page that cannot be given back to the guest: the end, if it does not
         // pass.
@@ -111,9 +111,9 @@ fn expected(leaf_no: u16, status: u64, when: When) -> &'static [Outcome] {
         (leaf::MEM_RANGE_UNBLOCK, ..) => &[Lost],
         (_, Meaning::Fatal, _) => &[Lost],
         // The move is done by then.
-        (leaf::PHYMEM_PAGE_WBINVD, Meaning::Again, When::Always) => &[Leaked],
+        (leaf::PHYMEM_PAGE_WBINVD, Meaning::Again, When::Always) => &[Unclean],
         (leaf::PHYMEM_PAGE_WBINVD, Meaning::Again, _) => &[Moved],
-        (leaf::PHYMEM_PAGE_WBINVD, ..) => &[Leaked],
+        (leaf::PHYMEM_PAGE_WBINVD, ..) => &[Unclean],
         // Without TRACK there is no way back either.
         (leaf::MEM_TRACK, _, When::Always) => &[Lost],
         (leaf::MEM_TRACK, Meaning::Refused, When::Random) => &[Kept, Lost],
@@ -172,8 +172,8 @@ fn work(tdx: &Tdx, stop: &AtomicBool) {
     lives(tdx, Command::Fill(tdx.seed));
 }
 
-fn leaked_pages() -> u64 {
-    let file = "/sys/kernel/debug/privmemfd/tdx_pages_leaked";
+fn kept_pages() -> u64 {
+    let file = "/sys/kernel/debug/privmemfd/tdx_pages_kept";
     let text = fs::read_to_string(file).unwrap_or_else(|e| panic!("{file}: {e}"));
     text.trim().parse().unwrap()
 }
@@ -189,7 +189,7 @@ fn move_with(tdx: &Tdx, leaf_no: u16, status: u64, when: When) -> Outcome {
     }
     // A contended call is made many times.
     let pages = if when == When::Always { 8 } else { PAGES };
-    let leaked = leaked_pages();
+    let before = kept_pages();
     emulator::write("faults", &rules);
     let mut outcome = Outcome::Moved;
     for _ in 0..TRIES {
@@ -210,7 +210,7 @@ fn move_with(tdx: &Tdx, leaf_no: u16, status: u64, when: When) -> Outcome {
     assert!(fired > 0, "{leaf} was not called");
     match outcome {
         _ if tdx.td.is_dead() => Outcome::Lost,
-        Outcome::Moved if leaked_pages() > leaked => Outcome::Leaked,
+        Outcome::Moved if kept_pages() > before => Outcome::Unclean,
         other => other,
     }
 }
@@ -274,9 +274,9 @@ fn inject(leaf_no: u16, when: When) {
         }
         check(subject, outcome);
     }
-    let [moved, kept, leaked, lost] = count;
+    let [moved, kept, unclean, lost] = count;
     note(format!(
-        "{moved} moved, {kept} kept, {leaked} leaked, {lost} lost"
+        "{moved} moved, {kept} kept, {unclean} moved and unclean, {lost} lost"
     ));
     assert!(wrong.is_empty(), "unexpected: {wrong:#?}");
 }
@@ -292,9 +292,20 @@ fn page_flags(pfn: u64) -> u64 {
     u64::from_ne_bytes(flags)
 }
 
-/// A page that the TDX module keeps: neither free nor, with its memory block, to
-/// be made free by going offline and coming back.
-fn leaked_pages_stay_away() {
+/// Pages of `pfns` that are marked as kept; none of those may be free.
+fn reserved(pfns: &[u64]) -> usize {
+    let state = |pfn: &&u64| page_flags(**pfn) & (KPF_RESERVED | KPF_BUDDY);
+    let kept = |pfn: &&u64| match state(pfn) {
+        KPF_RESERVED => true,
+        0 | KPF_BUDDY => false,
+        _ => panic!("page {pfn:#x} is kept, and free"),
+    };
+    pfns.iter().filter(kept).count()
+}
+
+/// A page that cannot be taken back at once: neither free nor, with its memory block, to
+/// be made free by going offline and coming back, before the TD is gone. Then it is free.
+fn pages_are_kept_until_the_td_is_gone() {
     let tdx = Tdx::on(in_movable_zone(PAGES * PAGE), PAGES, 1).boot();
     let old: Vec<u64> = tdx
         .fd
@@ -320,29 +331,20 @@ fn leaked_pages_stay_away() {
     emulator::write("faults", "clear");
     assert_eq!(moved.unwrap(), PAGES);
     tdx.verify();
-    drop(tdx);
 
-    let kept_away = |when: &str| {
-        for pfn in &old {
-            let flags = page_flags(*pfn);
-            let state = flags & (KPF_RESERVED | KPF_BUDDY);
-            assert_eq!(
-                state, KPF_RESERVED,
-                "{when}: page {pfn:#x} has flags {flags:#x}"
-            );
-        }
-    };
-    kept_away("when the TD is gone");
+    assert_eq!(reserved(&old), old.len(), "while the TD lives");
     fails(
         map.block(block).set_state("offline"),
         libc::EBUSY,
         "offline",
     );
-    kept_away("when their block was to go offline");
+    assert_eq!(reserved(&old), old.len(), "when it was to go offline");
+    drop(tdx);
+    assert_eq!(reserved(&old), 0, "when the TD is gone");
 }
 
-/// A page that the TDX module would not give back is no ordinary memory when the TD is
-/// gone: neither copied nor moved, while the others are.
+/// A page that the TDX module would not give back is no ordinary memory: neither copied nor
+/// moved nor erased, and when the TD is gone, no page of the file any more. The others are.
 fn stuck_pages_do_not_move() {
     let tdx = Tdx::on(in_movable_zone(PAGES * PAGE), PAGES, 1).boot();
     let refused = with_op(status::PAGE_METADATA_INCORRECT, op::RCX);
@@ -355,18 +357,30 @@ fn stuck_pages_do_not_move() {
     emulator::write("faults", "clear");
     assert!(moved.is_err() && tdx.td.is_dead(), "{moved:?}");
     let (fd, all) = (tdx.fd.try_clone().unwrap(), tdx.all());
-    drop(tdx);
 
-    let before = fd.pages(all.clone()).unwrap();
-    let is_stuck = |pfn: &Option<u64>| page_flags(pfn.unwrap()) & KPF_RESERVED != 0;
+    let before: Vec<u64> = fd
+        .pages(all.clone())
+        .unwrap()
+        .into_iter()
+        .flatten()
+        .collect();
+    assert_eq!(reserved(&before), 1);
+    let is_stuck = |pfn: &u64| page_flags(*pfn) & KPF_RESERVED != 0;
     let stuck: Vec<bool> = before.iter().map(is_stuck).collect();
-    assert_eq!(stuck.iter().filter(|s| **s).count(), 1, "{stuck:?}");
+    drop(tdx);
+    assert_eq!(reserved(&before), 0, "when the TD is gone");
+    assert!(!emulator::has_tds(), "the TD is not gone");
+    assert_eq!(emulator::stray_writes(), 0, "the host wrote to a TD's page");
+
+    let there = fd.pages(all.clone()).unwrap();
+    for ((before, there), stuck) in before.iter().zip(&there).zip(&stuck) {
+        assert_eq!(*there, (!stuck).then_some(*before));
+    }
     let moved = fd.move_range(all.clone(), None).map_err(|e| e.errno());
     assert_eq!(moved, Ok(PAGES - 1));
-    let after = fd.pages(all).unwrap();
-    for ((before, after), stuck) in before.iter().zip(&after).zip(stuck) {
-        assert_eq!(before == after, stuck, "{before:x?} -> {after:x?}");
-    }
+    // And a TD can have the file again.
+    let next = Tdx::on(fd, PAGES, 1).boot();
+    next.verify();
 }
 
 /// One case for each leaf and each [`When`].
@@ -423,7 +437,7 @@ fn main() -> ExitCode {
         "the second PAGE.WBINVD fails" => wbinvd_second,
         "some PAGE.WBINVD fail" => wbinvd_random,
         "every PAGE.WBINVD fails" => wbinvd_always,
-        "a page that cannot be taken back is never free again" => leaked_pages_stay_away,
-        "a page that a lost TD has kept does not move when the TD is gone" => stuck_pages_do_not_move,
+        "a page that cannot be taken back is kept until the TD is gone" => pages_are_kept_until_the_td_is_gone,
+        "a page that a lost TD has kept is no page of the file any more" => stuck_pages_do_not_move,
     ])
 }

@@ -55,6 +55,13 @@ impl<'a> Host<'a> {
         self.log.borrow().iter().filter(|x| **x == what).count()
     }
 
+    /// SEAMCALLs that were made with vCPUs held.
+    pub(crate) fn calls_while_held(&self) -> usize {
+        let log = self.log.borrow();
+        let start = log.iter().position(|x| *x == "hold");
+        start.map_or(0, |start| log.len() - start - 1)
+    }
+
     fn call(&self, regs: Regs) -> Answer {
         let name = leaf_name(regs.rax as u16).expect("a leaf of the model");
         self.log.borrow_mut().push(name);

@@ -6,7 +6,7 @@ use tdx_emu_model::{GuestEvent, GuestOutcome, Regs};
 
 use crate::host::common::{Vm, TDR};
 use crate::host::{check_content, entry, scribble, Host, VCPUS};
-use crate::protocol::Outcome;
+use crate::protocol::{Outcome, TdLost};
 
 const MAPPED: u64 = 4;
 const PENDING: u64 = 2;
@@ -88,8 +88,8 @@ fn a_frame_that_is_not_the_folio_is_never_used_again() {
     // The caller is wrong about where the page is.
     let host = Host::new(&vm, &[(0x1000, 3, 8)]);
     let (outcomes, result) = host.run(true);
-    assert_eq!(outcomes, [Outcome::MovedLeaked]);
-    assert!(result.is_err());
+    assert_eq!(outcomes, [Outcome::MovedElse]);
+    assert_eq!(result, Err(TdLost::Broken));
     assert_eq!(host.count("TDH.PHYMEM.PAGE.WBINVD"), 0);
 }
 

@@ -21,8 +21,8 @@ const DEFAULT_VM: u64 = 0;
 const SW_PROTECTED_VM: u64 = 1;
 
 const PAGES: u64 = 32;
-const SIZE: u64 = PAGES * 4096;
-const HERE: Range<u64> = 0xB000_0000..0xB000_0000 + SIZE;
+pub(super) const SIZE: u64 = PAGES * 4096;
+pub(super) const HERE: Range<u64> = 0xB000_0000..0xB000_0000 + SIZE;
 const THERE: Range<u64> = 0xB100_0000..0xB100_0000 + SIZE;
 
 /// A file that KVM_CREATE_GUEST_MEMFD makes.
@@ -52,21 +52,22 @@ fn bind_to(vm: &VmFd, td: &Td, file: &Memory) -> io::Result<()> {
         .map_err(|e| io::Error::from_raw_os_error(e.errno()))
 }
 
-fn use_memory(v: &mut Vcpu, at: &Range<u64>) -> io::Result<()> {
+pub(super) fn use_memory(v: &mut Vcpu, at: &Range<u64>) -> io::Result<()> {
     let accepted = v.command(Command::Accept, [at.start, at.end, 0])?;
     equal("TDG.MEM.PAGE.ACCEPT", accepted, 0)?;
     v.command(Command::Fill, [at.start, at.end, 8])?;
     Ok(())
 }
 
-fn verify(v: &mut Vcpu, at: &Range<u64>) -> io::Result<()> {
+pub(super) fn verify(v: &mut Vcpu, at: &Range<u64>) -> io::Result<()> {
     let before = v.control().get(Field::Cells);
     v.command(Command::Verify, [at.start, at.end, 8])?;
     no_mismatch(v.control())?;
-    equal("cells", v.control().get(Field::Cells) - before, SIZE / 8)
+    let cells = (at.end - at.start) / 8;
+    equal("cells", v.control().get(Field::Cells) - before, cells)
 }
 
-fn moved(file: &Memory, want: u64) -> io::Result<()> {
+pub(super) fn moved(file: &Memory, want: u64) -> io::Result<()> {
     let Memory::Privmemfd(file) = file else {
         return Ok(());
     };

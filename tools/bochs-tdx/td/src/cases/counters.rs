@@ -17,7 +17,7 @@ const NAMES: &[&str] = &[
     "tdx_kicks",
     "tdx_holds",
     "tdx_rollbacks",
-    "tdx_pages_leaked",
+    "tdx_pages_kept",
     "tdx_tds_lost",
     "tdx_calls_block",
     "tdx_calls_track",
@@ -49,7 +49,7 @@ pub fn totals(o: &Options, counters: &mut Counters) -> io::Result<Outcome> {
     let totals = read()?;
     counters.extend_from_slice(&totals);
     for (name, n) in totals {
-        if matches!(name, "tdx_pages_leaked" | "tdx_tds_lost") {
+        if matches!(name, "tdx_pages_kept" | "tdx_tds_lost") {
             equal(name, n, 0)?;
         }
     }

@@ -6,12 +6,14 @@
 
 use std::fs::{self, File};
 use std::io;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::Ordering::Relaxed;
 use std::thread;
 
 use privmemfd_ioctls::PrivMemFd;
 
+use super::bind;
 use super::counters::{self, total};
 use super::moves::while_looping;
 use super::{
@@ -19,7 +21,7 @@ use super::{
     MISMATCHES,
 };
 use crate::guest::{Command, Field};
-use crate::vm::Memory;
+use crate::vm::{movable, Memory, Td};
 
 /// Cases in which every TD lives.
 pub const SURVIVED: &[(&str, Case)] = &[
@@ -27,16 +29,26 @@ pub const SURVIVED: &[(&str, Case)] = &[
     ("missing_steps", missing_steps),
     ("refused_pages", refused_pages),
     ("refused_tracking", refused_tracking),
-    ("failing_wbinvd", leaks),
+    ("failing_wbinvd", unclean),
     ("fault_counters", totals),
 ];
 
-/// Cases in which a TD is lost; KVM complains of it.
+/// Cases in which a TD is lost, and KVM has done nothing wrong.
 pub const LOST: &[(&str, Case)] = &[
     ("lost_td", lost),
     ("lost_td_with_blocked_pages", lost_with_pages),
+    ("holes_of_a_lost_td", holes_of_a_lost_td),
+    ("slot_of_a_lost_td", slot_of_a_lost_td),
     ("td_after_lost_ones", contention),
     ("fault_counters_with_lost_tds", totals),
+];
+
+/// Cases in which KVM takes what the module says for a bug, and says so.
+pub const BUGS: &[(&str, Case)] = &[
+    ("page_not_removed", page_not_removed),
+    ("page_removed_unclean", page_removed_unclean),
+    ("td_after_bugs", contention),
+    ("fault_counters_with_bugs", totals),
 ];
 
 const PLAN: &str = "/sys/module/tdxfaults/parameters/plan";
@@ -131,7 +143,7 @@ fn move_all(file: &PrivMemFd) -> io::Result<Moved> {
 /// What the module counted meanwhile.
 struct Delta {
     rollbacks: u64,
-    leaked: u64,
+    kept: u64,
     holds: u64,
 }
 
@@ -148,7 +160,7 @@ fn move_failing(
     };
     let names = [
         "tdx_rollbacks",
-        "tdx_pages_leaked",
+        "tdx_pages_kept",
         "tdx_holds",
         "tdx_tds_lost",
     ];
@@ -169,12 +181,17 @@ fn move_failing(
     equal("TDs lost", change[3], 0)?;
     let delta = Delta {
         rollbacks: change[0],
-        leaked: change[1],
+        kept: change[1],
         holds: change[2],
     };
     println!(
-        "# {} calls failed: {} pages moved, {} stayed; {} rollbacks, {} leaked, vCPUs held {} times",
-        fired.all(), moved.moved, moved.stayed, delta.rollbacks, delta.leaked, delta.holds
+        "# {} calls failed: {} pages moved, {} stayed; {} rollbacks, {} kept, vCPUs held {} times",
+        fired.all(),
+        moved.moved,
+        moved.stayed,
+        delta.rollbacks,
+        delta.kept,
+        delta.holds
     );
     Ok(Some((moved, fired, delta)))
 }
@@ -191,7 +208,7 @@ fn contention(o: &Options, counters: &mut Counters) -> io::Result<Outcome> {
     };
     equal("pages that stayed", moved.stayed, 0)?;
     equal("rollbacks", delta.rollbacks, 0)?;
-    equal("pages leaked", delta.leaked, 0)?;
+    equal("pages kept", delta.kept, 0)?;
     Ok(Outcome::Passed)
 }
 
@@ -203,7 +220,7 @@ fn missing_steps(o: &Options, counters: &mut Counters) -> io::Result<Outcome> {
     };
     equal("pages that stayed", moved.stayed, 0)?;
     equal("rollbacks", delta.rollbacks, 0)?;
-    equal("pages leaked", delta.leaked, 0)?;
+    equal("pages kept", delta.kept, 0)?;
     check(delta.holds > 0, || "vCPUs were not held".into())?;
     Ok(Outcome::Passed)
 }
@@ -221,7 +238,7 @@ fn refused_pages(o: &Options, counters: &mut Counters) -> io::Result<Outcome> {
     equal("rollbacks", delta.rollbacks, refused)?;
     let blocked = fired.of("TDH.MEM.RANGE.BLOCK");
     equal("pages that stayed", moved.stayed, refused + blocked)?;
-    equal("pages leaked", delta.leaked, 0)?;
+    equal("pages kept", delta.kept, 0)?;
     Ok(Outcome::Passed)
 }
 
@@ -232,7 +249,7 @@ fn refused_tracking(o: &Options, counters: &mut Counters) -> io::Result<Outcome>
         return Ok(Outcome::Skipped(CANNOT_MOVE));
     };
     equal("rollbacks", delta.rollbacks, moved.stayed)?;
-    equal("pages leaked", delta.leaked, 0)?;
+    equal("pages kept", delta.kept, 0)?;
     let most = BATCH * fired.of("TDH.MEM.TRACK");
     check((1..=most).contains(&moved.stayed), || {
         format!("{} pages stayed, not 1 to {most}", moved.stayed)
@@ -251,24 +268,23 @@ fn page_flags(pages: &[Option<u64>]) -> io::Result<Vec<u64>> {
     flags.collect()
 }
 
-/// Of `pages`, which nobody uses any more, as many have to be kept by the kernel
-/// as were leaked, and none of those may be free.
-fn kept(pages: &[Option<u64>], leaked: u64) -> io::Result<()> {
+/// As many of `pages` are kept by the kernel, and none of those are free.
+fn kept(pages: &[Option<u64>], want: u64) -> io::Result<()> {
     let flags = page_flags(pages)?;
     let reserved = flags.iter().filter(|f| **f & RESERVED != 0);
-    equal("pages that stay reserved", reserved.count() as u64, leaked)?;
+    equal("pages that are reserved", reserved.count() as u64, want)?;
     let both = RESERVED | BUDDY;
     let free = flags.iter().filter(|f| **f & both == both).count();
-    equal("leaked pages that are free", free, 0)
+    equal("kept pages that are free", free, 0)
 }
 
-/// Old pages that the caches may still write to: they are never used again.
-fn leaks(o: &Options, counters: &mut Counters) -> io::Result<Outcome> {
+/// Old pages that the caches may still write to: of no use until the TD is gone.
+fn unclean(o: &Options, counters: &mut Counters) -> io::Result<Outcome> {
     let (td, vcpus) = booted(o)?;
     let Memory::Privmemfd(file) = &td.memory else {
         return Ok(Outcome::Skipped(CANNOT_MOVE));
     };
-    let leaked = total("tdx_pages_leaked")?;
+    let already = total("tdx_pages_kept")?;
     let rules = "TDH.PHYMEM.PAGE.WBINVD random=1/64 seed=23 status=0xc000010000000001\n\
                  TDH.PHYMEM.PAGE.WBINVD random=1/16 status=0x8000020000000001";
     let ((before, failed), _) = while_looping(o, &td, vcpus, || {
@@ -279,13 +295,26 @@ fn leaks(o: &Options, counters: &mut Counters) -> io::Result<Outcome> {
         Ok((before, fired.0[0].1))
     })?;
     println!(
-        "# {failed} of {} pages leaked",
+        "# {failed} of {} pages kept",
         before.iter().flatten().count()
     );
-    drop(td);
-    equal("leaked", total("tdx_pages_leaked")? - leaked, failed)?;
+    equal("kept", total("tdx_pages_kept")? - already, failed)?;
     kept(&before, failed)?;
+    drop(td);
+    kept(&before, 0)?;
     Ok(Outcome::Passed)
+}
+
+/// The file of a TD that was lost is as good as any other for the next TD.
+fn reuse(o: &Options, file: PrivMemFd) -> io::Result<()> {
+    let size = file.stat()?.size;
+    let at = bind::HERE.start..bind::HERE.start + size;
+    let file = Memory::Privmemfd(file);
+    let (td, mut vcpus) = booted(o)?;
+    td.bind_file(5, at.clone(), &file, 0)?;
+    bind::use_memory(&mut vcpus[0], &at)?;
+    bind::moved(&file, size / 4096)?;
+    bind::verify(&mut vcpus[0], &at)
 }
 
 /// A TD that is lost while it moves, with vCPUs inside. Counts the pages that
@@ -295,7 +324,7 @@ fn lose(o: &Options, counters: &mut Counters, rules: &str) -> io::Result<Option<
     let Memory::Privmemfd(file) = &td.memory else {
         return Ok(None);
     };
-    let leaked = total("tdx_pages_leaked")?;
+    let already = total("tdx_pages_kept")?;
     let lost = total("tdx_tds_lost")?;
     for v in &mut vcpus {
         accept(&td, o, v)?;
@@ -328,30 +357,34 @@ fn lose(o: &Options, counters: &mut Counters, rules: &str) -> io::Result<Option<
     }
     moves?;
     equal("TDs lost", total("tdx_tds_lost")? - lost, 1)?;
-    let again = file.move_range(0..o.size, None);
-    check(
-        again.as_ref().is_err_and(|e| e.errno() == libc::EBUSY),
-        || format!("a lost TD moves: {again:?}"),
-    )?;
+    let stuck = total("tdx_pages_kept")? - already;
+    // The module still moves the others; it does not know that the TD is lost.
+    let again = move_all(file)?;
+    equal("pages that stay", again.stayed, stuck)?;
     let after = file.pages(0..o.size)?;
-    drop(td);
-    let stuck = total("tdx_pages_leaked")? - leaked;
-    kept(&before, stuck)?;
     kept(&after, stuck)?;
+    let file = file.try_clone()?;
+    drop(td);
+    kept(&before, 0)?;
+    kept(&after, 0)?;
+    let there = file.pages(0..o.size)?;
+    let gone = after.iter().zip(&there).filter(|(a, b)| a != b).count();
+    equal("pages that have left the file", gone as u64, stuck)?;
+    reuse(o, file)?;
     Ok(Some(stuck))
 }
 
-/// All its pages can be taken back.
+/// All its pages can be taken back as ever.
 fn lost(o: &Options, counters: &mut Counters) -> io::Result<Outcome> {
     let rules = "TDH.MEM.PAGE.RELOCATE nth=5 status=0xe000060400000000";
     let Some(stuck) = lose(o, counters, rules)? else {
         return Ok(Outcome::Skipped(CANNOT_MOVE));
     };
-    equal("pages leaked", stuck, 0)?;
+    equal("pages kept", stuck, 0)?;
     Ok(Outcome::Passed)
 }
 
-/// Pages stay blocked: the module has them, and nobody can take them.
+/// Pages stay blocked: the module has them, and nobody can take them before the TD is gone.
 fn lost_with_pages(o: &Options, counters: &mut Counters) -> io::Result<Outcome> {
     let rules = "TDH.MEM.PAGE.RELOCATE nth=5 status=0xe000060400000000\n\
                  TDH.MEM.RANGE.UNBLOCK nth=1 repeat=0 status=0xe000060400000000";
@@ -361,6 +394,75 @@ fn lost_with_pages(o: &Options, counters: &mut Counters) -> io::Result<Outcome> 
     check(stuck > 0, || "no page stayed blocked".into())?;
     counters.push(("stuck_pages", stuck));
     Ok(Outcome::Passed)
+}
+
+/// KVM cannot take pages from a TD, in which it then is not to run any more: `want` of them, as
+/// `rules` say, while `f` makes KVM try.
+fn not_removed(
+    o: &Options,
+    counters: &mut Counters,
+    rules: &str,
+    want: u64,
+    f: impl FnOnce(&Td, &PrivMemFd) -> io::Result<()>,
+) -> io::Result<Outcome> {
+    let (td, mut vcpus) = booted(o)?;
+    if matches!(td.memory, Memory::Kvm(_)) {
+        return Ok(Outcome::Skipped(CANNOT_MOVE));
+    }
+    let memory = Memory::Privmemfd(movable(bind::SIZE)?);
+    td.bind_file(5, bind::HERE, &memory, 0)?;
+    bind::use_memory(&mut vcpus[0], &bind::HERE)?;
+    let Memory::Privmemfd(file) = memory else {
+        unreachable!()
+    };
+    let before = file.pages(0..bind::SIZE)?;
+    while_failing(rules, counters, || f(&td, &file))?;
+    kept(&before, want)?;
+    let run = vcpus[0].command(Command::Verify, [bind::HERE.start, bind::HERE.end, 8]);
+    let e = run.err().and_then(|e| e.raw_os_error());
+    equal("errno of a vCPU of a lost TD", e.unwrap_or(0), libc::EIO)?;
+    drop(vcpus);
+    drop(td);
+    kept(&before, 0)?;
+    reuse(o, file)?;
+    Ok(Outcome::Passed)
+}
+
+fn punch(_: &Td, file: &PrivMemFd) -> io::Result<()> {
+    file.punch_hole(0..bind::SIZE).map_err(io::Error::other)
+}
+
+fn pages(at: &Range<u64>) -> u64 {
+    (at.end - at.start) / 4096
+}
+
+/// A hole in memory of a TD that the module has stopped for good.
+fn holes_of_a_lost_td(o: &Options, counters: &mut Counters) -> io::Result<Outcome> {
+    let rules = "TDH.MEM.RANGE.BLOCK nth=3 repeat=0 status=0xe000060400000000";
+    not_removed(o, counters, rules, pages(&bind::HERE) - 2, punch)
+}
+
+/// The slot of such memory goes. Its file outlives it, without what the module has.
+fn slot_of_a_lost_td(o: &Options, counters: &mut Counters) -> io::Result<Outcome> {
+    let rules = "TDH.MEM.TRACK nth=2 repeat=0 status=0xe000060400000000\n\
+                 TDH.MEM.PAGE.REMOVE nth=2 repeat=0 status=0xe000060400000000";
+    not_removed(o, counters, rules, pages(&bind::HERE) - 1, |td, file| {
+        td.unbind(5)?;
+        let there = file.pages(0..bind::SIZE)?;
+        equal("pages of the file", there.iter().flatten().count(), 1)
+    })
+}
+
+/// A page that the module would not give back although nothing is wrong with the TD.
+fn page_not_removed(o: &Options, counters: &mut Counters) -> io::Result<Outcome> {
+    let rules = "TDH.MEM.PAGE.REMOVE nth=3 status=0xc000010000000001";
+    not_removed(o, counters, rules, 1, punch)
+}
+
+/// The same, of a page whose caches cannot be written back.
+fn page_removed_unclean(o: &Options, counters: &mut Counters) -> io::Result<Outcome> {
+    let rules = "TDH.PHYMEM.PAGE.WBINVD nth=3 status=0xc000010000000001";
+    not_removed(o, counters, rules, 1, punch)
 }
 
 /// All cases together: no guest saw a wrong cell.
