@@ -4,6 +4,7 @@
 
 pub mod draw;
 pub mod evacuate;
+pub mod host;
 pub mod memory;
 pub mod owners;
 pub mod size;

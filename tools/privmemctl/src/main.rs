@@ -10,6 +10,7 @@ use anyhow::{bail, Context};
 use clap::{Args, Parser, Subcommand};
 use privmemctl::draw::{bytes, number, picture};
 use privmemctl::evacuate::{evacuate, Tally};
+use privmemctl::host::compaction_obstacle;
 use privmemctl::memory::MemoryMap;
 use privmemctl::owners::{reach, scan, Owner};
 use privmemctl::size::parse_size;
@@ -184,6 +185,13 @@ fn by_zone(stat: &Stat) -> String {
     }
 }
 
+/// Says, beside what was asked for, what keeps mm from moving pages.
+fn note_obstacles() {
+    if let Some(obstacle) = compaction_obstacle() {
+        eprintln!("privmemctl: note: {obstacle}");
+    }
+}
+
 fn list() -> anyhow::Result<()> {
     println!(
         "{:>7} {:<15} {:>4} {:>9} {:>9} {:<16} {:<20} {:>3} {:>10}",
@@ -205,6 +213,7 @@ fn list() -> anyhow::Result<()> {
             Err(e) => println!("{e:#}"),
         }
     }
+    note_obstacles();
     Ok(())
 }
 
@@ -252,6 +261,7 @@ fn show_where(target: &MaybeTarget) -> anyhow::Result<()> {
         );
         print!("{}", picture(&map, &census, None));
     }
+    note_obstacles();
     Ok(())
 }
 
@@ -260,6 +270,7 @@ fn watch(target: &MaybeTarget, interval: f64, count: Option<u64>) -> anyhow::Res
         bail!("--interval takes 0.01 to 86400 seconds");
     }
     let files = targets(target)?;
+    note_obstacles();
     let sum = |files: &[(Owner, PrivMemFd)]| -> anyhow::Result<(u64, u64, u64)> {
         files.iter().try_fold((0, 0, 0), |(r, f, p), (_, file)| {
             let s = file.stat()?;

@@ -10,9 +10,37 @@ use std::time::Duration;
 use privmemctl::memory::{Block, MemoryMap};
 use privmemfd_ioctls::PrivMemFd;
 
+use crate::ktap::skip;
+
 /// `echo 1 > /proc/sys/vm/compact_memory`.
 pub fn compact() {
     fs::write("/proc/sys/vm/compact_memory", "1").unwrap();
+}
+
+/// Whether compaction may move pages that cannot be reclaimed, until it is dropped:
+/// `vm.compact_unevictable_allowed`.
+pub struct CompactUnevictable(String);
+
+impl CompactUnevictable {
+    const SYSCTL: &str = "/proc/sys/vm/compact_unevictable_allowed";
+
+    /// Allows or forbids it; skips where compaction is not there or not ours to set.
+    pub fn allowed(allowed: bool) -> Self {
+        let Ok(before) = fs::read_to_string(Self::SYSCTL) else {
+            skip("this kernel does not compact memory");
+        };
+        let value = if allowed { "1" } else { "0" };
+        if let Err(e) = fs::write(Self::SYSCTL, value) {
+            skip(format!("{}: {e}", Self::SYSCTL));
+        }
+        Self(before)
+    }
+}
+
+impl Drop for CompactUnevictable {
+    fn drop(&mut self) {
+        let _ = fs::write(Self::SYSCTL, self.0.trim());
+    }
 }
 
 /// Pages of all files that have moved since the module was loaded.

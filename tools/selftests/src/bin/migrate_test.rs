@@ -10,7 +10,7 @@ use selftests::fixtures::{
     ballast, device, fails, file, in_movable_zone, movable, two_nodes, wait_for, Guest, MIB, PAGE,
     PATIENCE,
 };
-use selftests::hostmem::{cma_frames, compact, movable_blocks};
+use selftests::hostmem::{cma_frames, compact, movable_blocks, CompactUnevictable};
 use selftests::ktap::{self, note, skip};
 
 const SIZE: u64 = 8 * MIB;
@@ -157,6 +157,29 @@ fn compaction_moves_pages() {
     assert_eq!(p.zeros, SIZE / 8, "cells in holes");
 }
 
+/// Files look unevictable to mm.
+fn compaction_heeds_its_sysctl() {
+    let _lists = ShortFreeLists::new().unwrap();
+    let attempts = (1..=10).find(|_| {
+        let fd = in_movable_zone(2 * SIZE);
+        fd.allocate(0..2 * SIZE).unwrap();
+        for offset in (0..2 * SIZE).step_by(2 * PAGE as usize) {
+            fd.punch_hole(offset..offset + PAGE).unwrap();
+        }
+        let moved_when = |allowed| {
+            let _sysctl = CompactUnevictable::allowed(allowed);
+            compact();
+            fd.stat().unwrap().relocated
+        };
+        assert_eq!(moved_when(false), 0, "pages moved when it was forbidden");
+        let moved = moved_when(true);
+        note(format!("{moved} pages moved when it was allowed"));
+        // Pages that are not ours may have taken the holes: then in the next file's.
+        moved > 0
+    });
+    assert!(attempts.is_some(), "no page moved when it was allowed");
+}
+
 fn unbound_files_move_as_well() {
     let fd = movable(SIZE);
     fd.allocate(0..SIZE).unwrap();
@@ -265,6 +288,7 @@ fn main() -> ExitCode {
         "MOVE of a part leaves the rest" => part_of_a_file_moves,
         "offlining a memory block moves pages and keeps content" => offline_moves_pages_away,
         "compaction moves pages and keeps content" => compaction_moves_pages,
+        "vm.compact_unevictable_allowed=0 keeps compaction off" => compaction_heeds_its_sysctl,
         "a file that no VM uses moves as well" => unbound_files_move_as_well,
         "movable files use ZONE_MOVABLE" => movable_pages_use_movable_memory,
         "pinned pages never move" => pinned_pages_stay,

@@ -10,6 +10,7 @@ use privmemctl::owners::reach;
 use privmemfd_ioctls::PrivMemFd;
 use selftests::cases;
 use selftests::fixtures::{two_nodes, wait_for, Guest, MIB, PAGE, PATIENCE};
+use selftests::hostmem::CompactUnevictable;
 use selftests::ktap;
 use selftests::starve::FailingCopies;
 
@@ -283,6 +284,29 @@ fn messages_name_one_errno() {
     }
 }
 
+/// Beside the answer, not in it.
+fn what_keeps_compaction_off_is_said() {
+    let holder = Holder::new("--size 1M");
+    for arguments in [
+        "list".into(),
+        format!("where {}", holder.target()),
+        format!("watch {} --interval 0.01 --count 1", holder.target()),
+    ] {
+        for allowed in [false, true] {
+            let _sysctl = CompactUnevictable::allowed(allowed);
+            let output = run(&arguments);
+            let (text, notes) = (
+                String::from_utf8(output.stdout).unwrap(),
+                String::from_utf8(output.stderr).unwrap(),
+            );
+            assert!(output.status.success(), "{arguments}: {notes}");
+            assert!(!text.contains("note"), "{text}");
+            let said = notes.contains("vm.compact_unevictable_allowed is 0");
+            assert_eq!(said, !allowed, "{arguments}: {notes:?}");
+        }
+    }
+}
+
 fn holding_ends_in_time() {
     let mut holder = Holder::new("--size 1M --seconds 1");
     let mut status = None;
@@ -325,6 +349,7 @@ fn main() -> ExitCode {
         "watch counts what moves" => watch_counts_what_moves,
         "mistakes end with their exit status and a message" => mistakes_are_explained,
         "messages name one errno" => messages_name_one_errno,
+        "list, where and watch say what keeps compaction off" => what_keeps_compaction_off_is_said,
         "hold ends in time" => holding_ends_in_time,
         "fdinfo shows flags, size, pages, VMs, memslots and relocations" => fdinfo_has_the_counters,
     ])
