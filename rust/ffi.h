@@ -122,6 +122,14 @@ void privmemfd_helper_mapping_set_inaccessible(struct address_space *mapping);
 void privmemfd_helper_mapping_set_unevictable(struct address_space *mapping);
 bool privmemfd_helper_node_online(int nid);
 
+/* helpers/power.c */
+int privmemfd_helper_register_pm_notifier(void);
+void privmemfd_helper_unregister_pm_notifier(void);
+
+/* power.rs, for helpers/power.c */
+int privmemfd_rust_hibernation_prepare(void);
+void privmemfd_rust_hibernation_over(void);
+
 /* helpers/tdx.c */
 void privmemfd_helper_flush_folio(struct folio *folio);
 void privmemfd_helper_reset_folio(struct folio *folio);

@@ -20,6 +20,7 @@ pub mod ffi;
 pub mod fs;
 pub mod kvm;
 pub mod mm;
+pub mod power;
 mod slot;
 pub mod tdx;
 pub mod trace;

@@ -67,6 +67,10 @@ use privmemfd_kernel::{
             Node, //
         }, //
     },
+    power::{
+        Content,
+        HIBERNATION, //
+    },
     trace, //
 };
 
@@ -81,6 +85,8 @@ pub(crate) struct PrivMem {
     mobility: Mobility,
     node: Node,
     relocations: Relocations,
+    /// Until the last page has left the file and been erased.
+    _content: Content,
 }
 
 static TABLES: FileTables<PrivMem> = FileTables::new();
@@ -93,6 +99,7 @@ pub(crate) fn create(size: u64, mobility: Mobility, node: Node) -> Result<ARef<F
             mobility,
             node,
             relocations: Relocations::new(),
+            _content: HIBERNATION.enter()?,
         }),
         GFP_KERNEL,
     )?;

@@ -2,8 +2,9 @@
 
 //! privmemfd: guest-private memory that the host can still move.
 //!
-//! A privmemfd is a file whose content nobody on the host can read, write or map; a VM uses it as
-//! guest_memfd. Data flows one way:
+//! A privmemfd is a file whose content no process on the host can read, write or map; a VM uses it
+//! as guest_memfd. (What is not a TD's is still in the kernel's own memory, for root and a crash
+//! dump to see: userspace-api.rst.) Data flows one way:
 //!
 //! ```text
 //! mm core  ->  file/aops  -+
@@ -38,6 +39,7 @@ use privmemfd_kernel::{
     debugfs::Dir,
     fs::private_file::CallbackBarrier,
     kvm::Connection,
+    power::Watch,
     workqueue::Started, //
 };
 
@@ -66,6 +68,7 @@ struct PrivMemFdModule {
     #[pin]
     _device: MiscDeviceRegistration<control::Control>,
     _queue: Started,
+    _hibernation: Watch,
     _debugfs: Dir,
     _barrier: CallbackBarrier,
 }
@@ -75,6 +78,7 @@ impl kernel::InPlaceModule for PrivMemFdModule {
         try_pin_init!(Self {
             _barrier: CallbackBarrier,
             _debugfs: stats::show(),
+            _hibernation: Watch::start()?,
             _queue: file::start_queue()?,
             _device <- MiscDeviceRegistration::register(MiscDeviceOptions {
                 name: c"privmemfd",

@@ -2,10 +2,14 @@
 /*
  * privmemfd: guest-private memory that the host can still move.
  *
- * A privmemfd is a file of a fixed size whose contents nobody on the host can
- * read, write or map. A VM uses it as guest_memfd. Unlike KVM's own
+ * A privmemfd is a file of a fixed size whose contents no process on the host
+ * can read, write or map. A VM uses it as guest_memfd. Unlike KVM's own
  * guest_memfd, the host may move the pages of a movable privmemfd: compaction,
  * memory offlining, contiguous allocations and soft offlining all work.
+ *
+ * What is not a TD's lies in the host's memory as the guest wrote it, and is
+ * there for whoever reads all of that: root by /proc/kcore, a crash dump. The
+ * system does not hibernate while there is a privmemfd.
  *
  * Rules common to all requests: every reserved field must be zero, unknown
  * flags are refused (EINVAL), an unknown request gives ENOTTY, an unreadable
@@ -46,7 +50,7 @@
  * The ioctl returns the new file descriptor.
  *
  * Errors: EINVAL (size, flags, node that is not online, reserved field not
- * zero), EMFILE, ENFILE, ENOMEM.
+ * zero), EBUSY (the system is about to hibernate), EMFILE, ENFILE, ENOMEM.
  */
 struct privmemfd_create {
 	__u64 size;

@@ -52,7 +52,7 @@ trace_events() {
 suite "load KVM" 60 load_kvm /modules/kvm
 suite "KUnit" 60 load_with_kunit
 suite "load copyfail" 10 insmod /modules/copyfail.ko
-for name in abi file errno move privmemctl migrate race kvm hwpoison; do
+for name in abi file errno move kcore privmemctl migrate race kvm hwpoison; do
 	suite "${name}_test" 400 "/tests/${name}_test"
 done
 suite "trace events" 60 trace_events

@@ -209,6 +209,29 @@ fn until_interrupted(request: &str) -> ExitCode {
     ExitCode::from(u8::try_from(errno).unwrap_or(255))
 }
 
+/// Its image would hold what is in the file. Opening the device is where it begins.
+fn hibernation_and_files_keep_each_other_out() {
+    const SNAPSHOT: &str = "/dev/snapshot";
+    let begin = || fs::File::open(SNAPSHOT);
+    let first = match begin() {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => skip("this kernel does not hibernate"),
+        other => other.unwrap(),
+    };
+    let device = device();
+    let make = || device.create(MIB, Options::new(Mobility::Movable));
+    fails(make(), libc::EBUSY, "CREATE while the system hibernates");
+    drop(first);
+    let fd = make().unwrap();
+    fails(begin(), libc::EBUSY, "hibernation with a file");
+    fails(begin(), libc::EBUSY, "hibernation with a file, again");
+    let other = make().unwrap();
+    drop(fd);
+    fails(begin(), libc::EBUSY, "hibernation with one file of two");
+    drop(other);
+    begin().unwrap();
+    make().unwrap();
+}
+
 fn no_map_of_blocks() {
     let fd = full(MIB);
     let mut block: libc::c_int = 0;
@@ -375,6 +398,7 @@ fn main() -> ExitCode {
         "CREATE at the system's limit of files gives ENFILE" => no_open_files_gives_enfile,
         "KVM_CREATE_GUEST_MEMFD is short of memory and files as CREATE is" => kvm_create_is_short_of_the_same,
         "a signal's handler interrupts every long request with EINTR" => signals_interrupt_requests,
+        "hibernation and files keep each other out with EBUSY" => hibernation_and_files_keep_each_other_out,
         "FIBMAP gives ENOTTY, FIEMAP EOPNOTSUPP" => no_map_of_blocks,
         "O_DIRECT gives EINVAL, vmsplice EBADF" => no_direct_io_and_no_pipe,
         "execveat gives EACCES" => no_execution,
