@@ -11,6 +11,7 @@
 #include <linux/falloc.h>
 #include <linux/fs.h>
 #include <linux/kvm_gmem_provider.h>
+#include <linux/memory.h>
 #include <linux/mm.h>
 #include <linux/pagemap.h>
 #include <linux/privmemfd_host.h>
@@ -114,13 +115,19 @@ unsigned long privmemfd_helper_folio_pfn(const struct folio *folio);
 void privmemfd_helper_folio_put(struct folio *folio);
 bool privmemfd_helper_folio_test_reserved(const struct folio *folio);
 void privmemfd_helper_test_folio_set_kept(struct folio *folio, bool kept);
+struct folio *privmemfd_helper_lock_failed_folio(unsigned long pfn,
+						 const struct address_space_operations *ops);
+void privmemfd_helper_folio_set_hwpoison(struct folio *folio);
 bool privmemfd_helper_folio_test_hwpoison(const struct folio *folio);
 bool privmemfd_helper_folio_test_uptodate(const struct folio *folio);
 unsigned int privmemfd_helper_folio_zonenum(const struct folio *folio);
 void privmemfd_helper_mapping_set_gfp_mask(struct address_space *mapping, gfp_t mask);
 void privmemfd_helper_mapping_set_inaccessible(struct address_space *mapping);
 void privmemfd_helper_mapping_set_unevictable(struct address_space *mapping);
+int privmemfd_helper_memory_failure(unsigned long pfn);
 bool privmemfd_helper_node_online(int nid);
+int privmemfd_helper_register_memory_notifier(struct notifier_block *nb);
+void privmemfd_helper_unregister_memory_notifier(struct notifier_block *nb);
 
 /* helpers/power.c */
 int privmemfd_helper_register_pm_notifier(void);

@@ -19,6 +19,7 @@ pub mod debugfs;
 pub mod ffi;
 pub mod fs;
 pub mod kvm;
+pub mod maple_tree;
 pub mod mm;
 pub mod power;
 mod slot;

@@ -9,10 +9,12 @@
 
 use crate::slot::Slot;
 use kernel::{
-    alloc::AllocError,
     bindings,
     prelude::*,
-    workqueue::Queue, //
+    workqueue::{
+        Queue,
+        RawWorkItem, //
+    }, //
 };
 
 /// A work queue. To be put into a `static`.
@@ -55,19 +57,12 @@ impl ModuleQueue {
         Ok(Started(self))
     }
 
-    /// Runs `f` soon, in process context. Allocates with `flags`.
-    ///
-    /// # Errors
-    ///
-    /// No memory, or the queue is not started: `f` has not run and never will.
-    pub fn spawn<F: FnOnce() + Send + 'static>(
-        &self,
-        flags: kernel::alloc::Flags,
-        f: F,
-    ) -> Result<(), AllocError> {
-        let queue = self.0.get().ok_or(AllocError)?;
-        // SAFETY: The queue is not destroyed while it is in use.
-        unsafe { Queue::from_raw(queue.as_ptr()) }.try_spawn(flags, f)
+    /// Runs `work` soon, in process context. Nothing happens if the queue is not started.
+    pub fn enqueue<W: RawWorkItem<0> + Send + 'static>(&self, work: W) {
+        if let Some(queue) = self.0.get() {
+            // SAFETY: The queue is not destroyed while it is in use.
+            unsafe { Queue::from_raw(queue.as_ptr()) }.enqueue(work);
+        }
     }
 }
 

@@ -7,7 +7,7 @@
 //! | lock | protects | taken by |
 //! |---|---|---|
 //! | `invalidate_lock`, exclusive | bindings; pages going away | bind, unbind (KVM); punch hole, release |
-//! | `invalidate_lock`, shared | both stay as they are | allocate, move; migrate and poison by trylock only |
+//! | `invalidate_lock`, shared | both stay as they are, but for pages that fail | allocate, move; migrate by trylock only; a page that has failed, when it has left |
 //! | folio lock | a page's place in the file, its content while it moves | everything that looks a page up |
 //!
 //! In this order; `kvm->slots_lock` is outside, `kvm->mmu_lock` inside. mm calls
@@ -22,11 +22,13 @@
 mod allocate;
 mod aops;
 mod ioctl;
+mod lost;
 
 pub(crate) use allocate::drop_kept;
-pub(crate) use aops::start_queue;
+pub(crate) use lost::start_queue;
 
 use crate::{
+    relocate::Refusal,
     stats::{
         Relocations,
         TOTALS, //
@@ -45,6 +47,7 @@ use kernel::{
         Arc, //
     }, //
 };
+use lost::Lost;
 use privmemfd_kernel::{
     fs::private_file::{
         self,
@@ -85,6 +88,8 @@ pub(crate) struct PrivMem {
     mobility: Mobility,
     node: Node,
     relocations: Relocations,
+    #[pin]
+    lost: Lost,
     /// Until the last page has left the file and been erased.
     _content: Content,
 }
@@ -99,6 +104,7 @@ pub(crate) fn create(size: u64, mobility: Mobility, node: Node) -> Result<ARef<F
             mobility,
             node,
             relocations: Relocations::new(),
+            lost <- Lost::new(),
             _content: HIBERNATION.enter()?,
         }),
         GFP_KERNEL,
@@ -125,10 +131,17 @@ pub(crate) fn create(size: u64, mobility: Mobility, node: Node) -> Result<ARef<F
 /// `EHWPOISON`: the memory of the page has failed, or is out of the host's reach. `ENOMEM`.
 pub(crate) fn get_folio(file: &Attachment, index: usize) -> Result<LockedFolio> {
     let object = file.object();
-    let folio = file
-        .mapping()
-        .lock_or_alloc_folio(index, object.mobility, object.node)?;
-    if folio.is_unusable() {
+    let folio = match file.mapping().lock_folio(index) {
+        Some(folio) => folio,
+        None if object.lost.get(index).is_some() => return Err(EHWPOISON),
+        None => {
+            object.lost.make_room(index)?;
+            file.mapping()
+                .lock_or_alloc_folio(index, object.mobility, object.node)?
+        }
+    };
+    // Also of a new one, whose place another has left as lost meanwhile. A hole has both removed.
+    if folio.is_unusable() || object.lost.get(index).is_some() {
         return Err(EHWPOISON);
     }
     Ok(folio)
@@ -158,8 +171,16 @@ impl PrivateFile for PrivMem {
         aops::migrate(file, dst, src)
     }
 
-    fn poisoned(file: &Attachment, folio: &Locked) {
-        aops::poisoned(file, folio);
+    fn failed(file: &Attachment, folio: &Locked) {
+        aops::failed(file, folio);
+    }
+
+    fn unmap_failed(file: &Attachment, index: usize) {
+        lost::unmap(file, index);
+    }
+
+    fn deferred(file: &Attachment) {
+        lost::tell(file);
     }
 
     fn show_fdinfo(file: &Attachment, m: &SeqFile) {
@@ -184,7 +205,7 @@ impl PrivMem {
     }
 
     /// Counts how the relocation of one page has ended.
-    fn count(&self, outcome: Result<(), crate::relocate::Refusal>) {
+    fn count(&self, outcome: Result<(), Refusal>) {
         self.relocations.count(outcome);
         TOTALS.relocations.count(outcome);
     }

@@ -37,7 +37,10 @@ use kernel::{
 };
 use privmemfd_kernel::{
     debugfs::Dir,
-    fs::private_file::CallbackBarrier,
+    fs::private_file::{
+        CallbackBarrier,
+        OfflineWatch, //
+    },
     kvm::Connection,
     power::Watch,
     workqueue::Started, //
@@ -70,6 +73,8 @@ struct PrivMemFdModule {
     _queue: Started,
     _hibernation: Watch,
     _debugfs: Dir,
+    #[pin]
+    _offline: OfflineWatch<file::PrivMem>,
     _barrier: CallbackBarrier,
 }
 
@@ -77,6 +82,7 @@ impl kernel::InPlaceModule for PrivMemFdModule {
     fn init(_module: &'static ThisModule) -> impl PinInit<Self, Error> {
         try_pin_init!(Self {
             _barrier: CallbackBarrier,
+            _offline <- OfflineWatch::new(),
             _debugfs: stats::show(),
             _hibernation: Watch::start()?,
             _queue: file::start_queue()?,

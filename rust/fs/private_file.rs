@@ -17,9 +17,11 @@
 //! C headers: [`include/linux/fs.h`](srctree/include/linux/fs.h),
 //! [`include/linux/anon_inodes.h`](srctree/include/linux/anon_inodes.h)
 
+mod offline;
 #[cfg(CONFIG_KUNIT = "y")]
 mod test_file;
 
+pub use offline::OfflineWatch;
 #[cfg(CONFIG_KUNIT = "y")]
 pub use test_file::TestFile;
 
@@ -31,7 +33,8 @@ use crate::{
             Mapping,
             Mobility, //
         }, //
-    }, //
+    },
+    workqueue::ModuleQueue, //
 };
 use core::{
     marker::PhantomData,
@@ -51,6 +54,14 @@ use kernel::{
     sync::{
         aref::ARef,
         Arc, //
+    },
+    types::Opaque,
+    workqueue::{
+        new_work,
+        RawWorkItem,
+        Work,
+        WorkItem,
+        WorkItemPointer, //
     }, //
 };
 
@@ -85,9 +96,16 @@ pub trait PrivateFile: Send + Sync + Sized + 'static {
     /// `EAGAIN`: mm may try again at once. All others: not now.
     fn migrate(file: &Attached<Self>, dst: &Locked, src: &Locked) -> Result;
 
-    /// The memory of `folio` has failed; it is marked as poisoned already. May sleep; must not
-    /// wait for the `invalidate_lock`.
-    fn poisoned(file: &Attached<Self>, folio: &Locked);
+    /// The memory of `folio` has failed, and it is about to leave the file. Must not wait for the
+    /// `invalidate_lock` or fail.
+    fn failed(file: &Attached<Self>, folio: &Locked);
+
+    /// The folio that was at page offset `index` has failed and left the file, but VMs may map it
+    /// still. May sleep.
+    fn unmap_failed(file: &Attached<Self>, index: usize);
+
+    /// What [`Attached::defer`] was called for. Process context, no locks held.
+    fn deferred(file: &Attached<Self>);
 
     /// Adds lines to `/proc/<pid>/fdinfo/<fd>`. May sleep.
     fn show_fdinfo(file: &Attached<Self>, m: &SeqFile);
@@ -99,10 +117,13 @@ pub trait PrivateFile: Send + Sync + Sized + 'static {
 ///
 /// `file` and `mapping` belong to each other and were made by [`create`]; `mapping` is valid as
 /// long as this object exists.
+#[pin_data]
 #[repr(C)]
-pub struct Attached<T> {
+pub struct Attached<T: PrivateFile> {
     // First: what `privmemfd_helper_migrate_folio()` calls.
     hook: ffi::privmemfd_migrate_hook,
+    #[pin]
+    work: Work<Attached<T>>,
     file: *mut bindings::file,
     mapping: *mut bindings::address_space,
     // What the inode had before and gets back: it may outlive the module.
@@ -135,6 +156,14 @@ impl<T: PrivateFile> Attached<T> {
         Some(Kept(unsafe { ARef::from_raw(ptr.cast()) }, PhantomData))
     }
 
+    /// Has [`PrivateFile::deferred`] called soon, once for all calls until then; unless the release
+    /// of the file has begun. Any context that may not sleep either; needs no memory.
+    pub fn defer(&self, queue: &ModuleQueue) {
+        if let Some(kept) = self.keep() {
+            queue.enqueue(kept);
+        }
+    }
+
     /// Borrows from `struct file`.
     ///
     /// # Safety
@@ -159,7 +188,47 @@ impl<T: PrivateFile> Attached<T> {
 }
 
 /// A reference to a private file.
-pub struct Kept<T>(ARef<File>, PhantomData<Arc<T>>);
+pub struct Kept<T: PrivateFile>(ARef<File>, PhantomData<Arc<T>>);
+
+impl<T: PrivateFile> WorkItem for Attached<T> {
+    type Pointer = Kept<T>;
+
+    fn run(this: Kept<T>) {
+        T::deferred(&this);
+    }
+}
+
+// SAFETY: `__enqueue` gives the `work_struct` of the file that the reference keeps, made by
+// create() with the function of `WorkItemPointer`, and gives the reference away if it is queued.
+unsafe impl<T: PrivateFile> RawWorkItem<0> for Kept<T> {
+    type EnqueueOutput = ();
+
+    unsafe fn __enqueue<F>(self, queue_work_on: F)
+    where
+        F: FnOnce(*mut bindings::work_struct) -> bool,
+    {
+        let attached: *const Attached<T> = &*self;
+        // SAFETY: The file is kept, so this points into a valid object.
+        let work = unsafe { Work::raw_get(&raw const (*attached).work) };
+        if queue_work_on(work) {
+            // run() has it.
+            core::mem::forget(self);
+        }
+    }
+}
+
+// SAFETY: run() calls `WorkItem::run` with the reference that `__enqueue` has given away.
+unsafe impl<T: PrivateFile> WorkItemPointer<0> for Kept<T> {
+    unsafe extern "C" fn run(work: *mut bindings::work_struct) {
+        let work = Opaque::cast_from(work).cast::<Work<Attached<T>>>();
+        // SAFETY: By the caller's promise, this is the `work` of an `Attached` that is kept.
+        let attached = unsafe { &*kernel::container_of!(work, Attached<T>, work) };
+        let file = attached.file;
+        // SAFETY: __enqueue() has given this reference away, and file pointers are not null.
+        let file = unsafe { ARef::from_raw(NonNull::new_unchecked(file.cast())) };
+        <Attached<T> as WorkItem>::run(Kept(file, PhantomData));
+    }
+}
 
 impl<T: PrivateFile> core::ops::Deref for Kept<T> {
     type Target = Attached<T>;
@@ -190,17 +259,18 @@ pub fn create<T: PrivateFile>(
         return Err(EINVAL);
     }
     let tables = T::tables();
-    let attached = KBox::new(
-        Attached {
+    let attached = KBox::pin_init(
+        pin_init!(Attached {
             hook: ffi::privmemfd_migrate_hook {
                 migrate: Some(FileTables::<T>::migrate),
             },
+            work <- new_work!("privmemfd::Attached::work"),
             file: core::ptr::null_mut(),
             mapping: core::ptr::null_mut(),
             inode_ops: core::ptr::null(),
             mapping_ops: core::ptr::null(),
             object,
-        },
+        }),
         GFP_KERNEL,
     )?;
 
@@ -216,7 +286,8 @@ pub fn create<T: PrivateFile>(
     })?;
 
     // From here the file's release frees `attached`.
-    let attached = KBox::into_raw(attached);
+    // SAFETY: The object stays where it is until release() frees it.
+    let attached = KBox::into_raw(unsafe { core::pin::Pin::into_inner_unchecked(attached) });
     // SAFETY: The file is new, so it and its inode are this function's alone.
     unsafe {
         let inode = (*file).f_inode;
@@ -457,10 +528,28 @@ impl<T: PrivateFile> FileTables<T> {
     ) -> kernel::ffi::c_int {
         // SAFETY: memory_failure() has locked `folio`, which is in `mapping`, over the call.
         let file = unsafe { Attached::<T>::from_mapping(mapping) };
-        // SAFETY: memory_failure() has locked the folio and holds a reference.
-        T::poisoned(file, unsafe { Locked::from_raw(folio) });
-        // The folio keeps its place, so that the next access finds out.
-        ffi::mf_result_MF_DELAYED as kernel::ffi::c_int
+        // SAFETY: memory_failure() has locked the folio and holds a reference; this reference ends
+        // before the lock is dropped below.
+        let locked = unsafe { Locked::from_raw(folio) };
+        let index = locked.index();
+        // None: the file is being released, and no VM maps a page.
+        let kept = file.keep();
+        T::failed(file, locked);
+        if let Err(e) = file.mapping().expel(locked) {
+            return e.to_errno();
+        }
+        let Some(kept) = kept else { return 0 };
+
+        // Whoever has the invalidate_lock may be waiting for just this folio. It is in no file now,
+        // so nothing of it changes while it is unlocked, and memory_failure() has a reference.
+        // SAFETY: The lock is held on behalf of this call.
+        unsafe { bindings::folio_unlock(folio) };
+        T::unmap_failed(&kept, index);
+        // SAFETY: The folio is valid, see above.
+        unsafe { ffi::privmemfd_helper_folio_lock(folio) };
+        // Last, for it keeps the module too.
+        drop(kept);
+        0
     }
 
     /// A folio has left the file: erase what a guest has left in it.

@@ -2,9 +2,12 @@
 
 #include <linux/gfp.h>
 #include <linux/highmem.h>
+#include <linux/memory.h>
 #include <linux/mm.h>
 #include <linux/nodemask.h>
+#include <linux/page-flags.h>
 #include <linux/pagemap.h>
+#include <linux/rcupdate.h>
 #include <linux/folio_batch.h>
 #include <linux/sched.h>
 
@@ -145,6 +148,42 @@ void privmemfd_helper_test_folio_set_kept(struct folio *folio, bool kept)
 	}
 }
 
+/*
+ * The folio at a frame, locked and with a reference, if its memory has failed and
+ * it is in a file with these operations; otherwise NULL. The frame has a struct
+ * page.
+ */
+struct folio *privmemfd_helper_lock_failed_folio(unsigned long pfn,
+						 const struct address_space_operations *ops)
+{
+	struct page *page = pfn_to_page(pfn);
+	struct folio *folio = page_folio(page);
+	const struct address_space *mapping;
+	bool ours;
+
+	if (!PageHWPoison(page) || !folio_try_get(folio))
+		return NULL;
+	/* RCU frees what the mapping is a part of. */
+	rcu_read_lock();
+	mapping = folio_mapping(folio);
+	ours = mapping && READ_ONCE(mapping->a_ops) == ops;
+	rcu_read_unlock();
+	if (ours) {
+		folio_lock(folio);
+		/* A folio in a mapping keeps it alive while it is locked. */
+		if (folio->mapping && folio->mapping->a_ops == ops)
+			return folio;
+		folio_unlock(folio);
+	}
+	folio_put(folio);
+	return NULL;
+}
+
+void privmemfd_helper_folio_set_hwpoison(struct folio *folio)
+{
+	SetPageHWPoison(folio_page(folio, 0));
+}
+
 bool privmemfd_helper_folio_test_hwpoison(const struct folio *folio)
 {
 	return folio_test_hwpoison(folio);
@@ -175,7 +214,30 @@ void privmemfd_helper_mapping_set_unevictable(struct address_space *mapping)
 	mapping_set_unevictable(mapping);
 }
 
+/*
+ * Whoever has found the error has told the kernel that it is a real one, which would
+ * be known by a call without MF_SW_SIMULATED as well.
+ */
+int privmemfd_helper_memory_failure(unsigned long pfn)
+{
+#ifdef CONFIG_MEMORY_FAILURE
+	return memory_failure(pfn, MF_SW_SIMULATED);
+#else
+	return -EOPNOTSUPP;
+#endif
+}
+
 bool privmemfd_helper_node_online(int nid)
 {
 	return nid >= 0 && nid < MAX_NUMNODES && node_online(nid);
+}
+
+int privmemfd_helper_register_memory_notifier(struct notifier_block *nb)
+{
+	return register_memory_notifier(nb);
+}
+
+void privmemfd_helper_unregister_memory_notifier(struct notifier_block *nb)
+{
+	unregister_memory_notifier(nb);
 }

@@ -131,12 +131,6 @@ impl Folio {
         unsafe { ffi::privmemfd_helper_folio_index(self.as_ptr()) }
     }
 
-    /// Tells whether the memory of the folio has failed (`PG_hwpoison`).
-    pub fn is_poisoned(&self) -> bool {
-        // SAFETY: The folio is valid by the type invariant.
-        unsafe { ffi::privmemfd_helper_folio_test_hwpoison(self.as_ptr()) }
-    }
-
     /// Tells whether the TDX module does not give the folio back before its TD is destroyed
     /// (`PG_reserved`). KVM has a reference to it for as long.
     pub fn is_kept(&self) -> bool {
@@ -144,10 +138,12 @@ impl Folio {
         unsafe { ffi::privmemfd_helper_folio_test_reserved(self.as_ptr()) }
     }
 
-    /// Tells whether the memory of the folio must not be used: it has failed, or is kept. Such a
-    /// folio is not moved, given to a guest or erased.
+    /// Tells whether the memory of the folio must not be used: it has failed (`PG_hwpoison`), or is
+    /// kept. Such a folio is not moved, given to a guest or erased.
     pub fn is_unusable(&self) -> bool {
-        self.is_poisoned() || self.is_kept()
+        // SAFETY: The folio is valid by the type invariant.
+        let poisoned = unsafe { ffi::privmemfd_helper_folio_test_hwpoison(self.as_ptr()) };
+        poisoned || self.is_kept()
     }
 
     /// Tells whether the folio holds content that somebody may come back for (`PG_uptodate`).
@@ -227,6 +223,14 @@ impl Locked {
     pub fn set_has_content(&self) {
         // SAFETY: The folio is valid and locked.
         unsafe { ffi::privmemfd_helper_folio_mark_uptodate(self.as_ptr()) }
+    }
+
+    /// Marks the memory of the folio as failed (`PG_hwpoison`): it goes to nobody else.
+    ///
+    /// Does nothing in a kernel that does not deal with such memory.
+    pub fn set_failed(&self) {
+        // SAFETY: The folio is valid.
+        unsafe { ffi::privmemfd_helper_folio_set_hwpoison(self.as_ptr()) }
     }
 
     /// Keeps mm from dropping the folio as clean page cache.

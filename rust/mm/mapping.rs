@@ -202,6 +202,22 @@ impl Mapping {
         }
     }
 
+    /// Takes a folio out of the file whose memory must not be used any more, see
+    /// [`Folio::is_unusable`]. Waits for nobody.
+    ///
+    /// Guests that map it may go on to do so: it goes to nobody else.
+    ///
+    /// # Errors
+    ///
+    /// `EINVAL`, and nothing has changed: the folio is not in this file, or good.
+    pub fn expel(&self, folio: &Locked) -> Result {
+        if folio.mapping() != self.as_ptr() || !folio.is_unusable() {
+            return Err(EINVAL);
+        }
+        // SAFETY: The folio is locked and in this mapping, that of a regular file.
+        to_result(unsafe { bindings::generic_error_remove_folio(self.as_ptr(), folio.as_ptr()) })
+    }
+
     /// Calls `f` with each folio in `range` (page offsets) and its offset, in rising order.
     ///
     /// No lock is held over `f`, so the folio may leave the file at any time. Sleeps between

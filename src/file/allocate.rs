@@ -38,12 +38,15 @@ pub(super) fn allocate(file: &Attachment, pages: Range<usize>) -> Result {
 
 /// Lets go of what the TDX module has kept of the range, erasing nothing: there is a hole. May sleep.
 pub(crate) fn drop_kept(file: &Attachment, pages: Range<usize>, held: &Exclusive<'_>) {
-    let _ = file.mapping().for_each_folio(pages, |index, folio| {
-        if folio.is_kept() {
-            held.truncate(index..index + 1);
-        }
-        Ok(())
-    });
+    let _ = file
+        .mapping()
+        .for_each_folio(pages.clone(), |index, folio| {
+            if folio.is_kept() {
+                held.truncate(index..index + 1);
+            }
+            Ok(())
+        });
+    file.object().lost.unbound(pages);
 }
 
 /// Takes the memory of every page of the range: no VM maps it any more, it is erased and free.
@@ -51,5 +54,7 @@ pub(crate) fn drop_kept(file: &Attachment, pages: Range<usize>, held: &Exclusive
 pub(super) fn punch_hole(file: &Attachment, pages: Range<usize>) {
     let held = file.mapping().lock_exclusive();
     let _kept_off = keep_guests_off(file, pages.clone(), &held);
-    held.truncate(pages);
+    held.truncate(pages.clone());
+    // Last: what is lost meanwhile is in the hole as well.
+    file.object().lost.clear(pages, |_| true);
 }

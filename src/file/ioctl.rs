@@ -3,6 +3,10 @@
 //! ioctls on a privmemfd.
 
 use super::{
+    lost::{
+        self,
+        Loss, //
+    },
     Attachment,
     PrivMem, //
 };
@@ -75,10 +79,15 @@ fn stat(file: &Attachment, arg: usize) -> Result {
     file.mapping().for_each_folio(all(file), |_, folio| {
         if request.node.is_none_or(|nid| nid == folio.nid()) {
             answer.zone_pages[uapi::zone_index(folio.zone())] += 1;
-            answer.poisoned += u64::from(folio.is_poisoned());
         }
         interrupted()
     })?;
+    object.lost.for_each(all(file), |_, loss| {
+        if let Loss::Suspect { nid } | Loss::Failed { nid } = loss {
+            answer.poisoned += u64::from(request.node.is_none_or(|node| node == i32::from(nid)));
+        }
+        true
+    });
     request.answer(arg, &answer)
 }
 
@@ -145,6 +154,11 @@ fn move_window(
     report: &mut Report<'_>,
     reached: &mut usize,
 ) -> Result {
+    let lost = &file.object().lost;
+    lost.for_each(window.clone(), |index, _| {
+        report.ended(index, Err(EHWPOISON));
+        true
+    });
     let mut candidates = KVec::with_capacity(BATCH, GFP_KERNEL)?;
     let mut next = window.start;
     while next < window.end {
@@ -157,7 +171,7 @@ fn move_window(
                     return Err(ECANCELED);
                 }
                 next = index + 1;
-                if folio.is_unusable() {
+                if folio.is_unusable() || lost.get(index).is_some() {
                     report.ended(index, Err(EHWPOISON));
                 } else if node == Some(folio.nid()) {
                     report.ended(index, Ok(folio.nid()));
@@ -236,7 +250,8 @@ fn move_batch(
         &Software,
         |position, outcome| {
             object.count(outcome);
-            let (index, _, dst) = &pairs[position];
+            let (index, src, dst) = &pairs[position];
+            lost::settle(file, src, outcome);
             match outcome {
                 Ok(()) => report.moved(*index, dst.nid()),
                 Err(reason) => report.refused(*index, reason),

@@ -53,9 +53,7 @@ fn file(pages: usize) -> Result<TestFile<PrivMem>> {
     let size = (pages * PAGE_SIZE) as u64;
     let file = TestFile::new(file::create(size, Mobility::Movable, Node::Any)?)?;
     for index in 0..pages {
-        let folio = file
-            .mapping()
-            .lock_or_alloc_folio(index, Mobility::Movable, Node::Any)?;
+        let folio = file::get_folio(&file, index)?;
         folio.test_fill(OLD);
         folio.set_has_content();
     }
@@ -181,10 +179,7 @@ mod transaction {
             Mobility::Movable,
             Node::Any,
         )?)?;
-        drop(
-            file.mapping()
-                .lock_or_alloc_folio(0, Mobility::Movable, Node::Any)?,
-        );
+        drop(file::get_folio(&file, 0)?);
         let (src, dst) = pair(&file, 0)?;
         let mut outcome = Err(Refusal::NoMemory);
         {
@@ -223,19 +218,21 @@ mod transaction {
     }
 
     #[test]
-    fn a_withdrawn_page_is_neither_moved_nor_erased() -> Result {
+    fn a_withdrawn_page_leaves_the_file_and_is_not_erased() -> Result {
         let file = file(1)?;
         let (src, dst) = pair(&file, 0)?;
         src.test_set_kept(true);
         let migrated = PrivMem::migrate(&file, &dst, &src);
         let new_pfn = pfn_now(&file);
+        let again = file::get_folio(&file, 0).err();
         // The file goes when none of its folios is locked.
         let [src, dst] = [src, dst].map(|folio| ARef::<Folio>::from(&**folio));
         drop(file);
         let [src, dst] = [src, dst].map(Folio::lock);
         src.test_set_kept(false);
         assert_eq!(migrated, Err(EHWPOISON));
-        assert_eq!(new_pfn, Some(src.pfn()));
+        assert_eq!(new_pfn, None);
+        assert_eq!(again, Some(EHWPOISON));
         assert!(src.test_all(OLD));
         assert!(dst.test_all(NEW));
         Ok(())

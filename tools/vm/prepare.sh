@@ -61,7 +61,7 @@ boot() {
 	local add=(
 		--add "$MODULE:/modules/" --add "$TEST_MODULES/tdxemu.ko:/modules/" --add "$TEST_MODULES/tdhost.ko:/modules/"
 		--add "$TEST_MODULES/copyfail.ko:/modules/" --add "$TEST_MODULES/otherkvm.ko:/modules/"
-		--add "$TEST_MODULES/badprovider.ko:/modules/"
+		--add "$TEST_MODULES/badprovider.ko:/modules/" --add "$TEST_MODULES/markfailed.ko:/modules/"
 		--add "$KVM_MODULES/kvm.ko:/modules/kvm/" --add "$KVM_MODULES/kvm-amd.ko:/modules/kvm/"
 	)
 	shift 3
@@ -70,6 +70,7 @@ boot() {
 		add+=(--add "$file:/tests/")
 	done < <(find "$PROGRAMS" -maxdepth 1 -type f -executable -not -name '*.so')
 	[ ! -f "$KERNEL/virt/lib/irqbypass.ko" ] || add+=(--add "$KERNEL/virt/lib/irqbypass.ko:/modules/")
+	[ ! -f "$KERNEL/mm/hwpoison-inject.ko" ] || add+=(--add "$KERNEL/mm/hwpoison-inject.ko:/modules/")
 	for file; do
 		add+=(--add "$file")
 	done

@@ -182,7 +182,8 @@ struct privmemfd_pages {
  *  - -EHWPOISON: its memory has failed;
  *  - -ENOMEM: no memory for the new page.
  *
- * A page with an error is where it was, content and all. If the request itself
+ * A page with an error is where it was, content and all; one whose memory has
+ * failed has left the file, or is about to. If the request itself
  * fails (EINTR, ENOMEM for the kernel's own use), the entries of the pages that
  * it did not come to are left as they were. After EFAULT of @status up to 512
  * pages more may have moved than it tells; @moved counts them.

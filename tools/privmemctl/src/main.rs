@@ -314,7 +314,7 @@ fn move_pages(t: &Target, offset: u64, len: Option<u64>, node: Option<u32>) -> a
     result?;
     match tally.not_moved() {
         0 => Ok(()),
-        n => bail!("{} pages did not move, and are as they were", number(n)),
+        n => bail!("{} pages did not move", number(n)),
     }
 }
 

@@ -12,6 +12,7 @@
 #include <linux/kstrtox.h>
 #include <linux/module.h>
 #include <linux/moduleparam.h>
+#include <linux/pagemap.h>
 #include <linux/ptrace.h>
 #include <linux/sysfs.h>
 
@@ -40,6 +41,15 @@ static const struct kernel_param_ops copies_ops = {
 module_param_cb(copies, &copies_ops, NULL, 0600);
 MODULE_PARM_DESC(copies, "number of the next copies of a page that fail");
 
+/* Of files that cannot be evicted: mm moves many other pages. */
+static int copying(struct kretprobe_instance *instance, struct pt_regs *regs)
+{
+	struct folio *src = (struct folio *)regs_get_kernel_argument(regs, 1);
+	struct address_space *mapping = folio_mapping(src);
+
+	return mapping && mapping_unevictable(mapping) ? 0 : -ENOENT;
+}
+
 static int copied(struct kretprobe_instance *instance, struct pt_regs *regs)
 {
 	if (atomic_dec_if_positive(&copies) >= 0)
@@ -49,6 +59,7 @@ static int copied(struct kretprobe_instance *instance, struct pt_regs *regs)
 
 static struct kretprobe probe = {
 	.kp.symbol_name = "folio_mc_copy",
+	.entry_handler = copying,
 	.handler = copied,
 };
 

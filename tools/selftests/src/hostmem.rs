@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 //! What the host does to memory: moves, compaction, memory blocks.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
@@ -9,7 +11,9 @@ use std::time::Duration;
 
 use privmemctl::memory::{Block, MemoryMap};
 use privmemfd_ioctls::PrivMemFd;
+use vmm::Exit;
 
+use crate::fixtures::{wait_for, Guest, PAGE, PATIENCE};
 use crate::ktap::skip;
 
 /// `echo 1 > /proc/sys/vm/compact_memory`.
@@ -59,6 +63,92 @@ pub fn movable_blocks(fd: &PrivMemFd, size: u64) -> Vec<(Block, u64)> {
         .map(|(index, pages)| (map.block(index), pages))
         .filter(|(block, _)| block.is_movable())
         .collect()
+}
+
+/// Takes a page offline: "hard" as one that has failed, "soft" as one that will.
+pub fn offline(action: &str, pfn: u64) -> io::Result<()> {
+    let path = format!("/sys/devices/system/memory/{action}_offline_page");
+    if !Path::new(&path).exists() {
+        skip("no memory failure handling in this kernel");
+    }
+    fs::write(path, format!("{:#x}", pfn * PAGE))
+}
+
+/// A file of hwpoison-inject's that takes frames, open.
+fn inject(name: &str) -> File {
+    let path = Path::new("/sys/kernel/debug/hwpoison").join(name);
+    let file = File::options().write(true).open(path);
+    file.unwrap_or_else(|_| skip("no simulated failures (insmod hwpoison-inject.ko)"))
+}
+
+/// Says that the failure of a frame was a simulated one: it may be used again.
+pub fn unpoison(pfn: u64) -> io::Result<()> {
+    inject("unpoison-pfn").write_all(format!("{pfn:#x}").as_bytes())
+}
+
+/// Waits until `failed` pages of a file, from its start on, have left it since `before`, sees that
+/// the guest cannot use them, and gives them new memory. The failures were simulated ones.
+pub fn heal(
+    fd: &PrivMemFd,
+    guest: &mut Guest,
+    before: &[Option<u64>],
+    failed: usize,
+) -> Vec<usize> {
+    let size = before.len() as u64 * PAGE;
+    let lost = || -> Vec<usize> {
+        let now = fd.pages(0..size).unwrap();
+        let gone = |page: &usize| before[*page].is_some() && now[*page].is_none();
+        (0..before.len()).filter(gone).collect()
+    };
+    assert!(
+        wait_for(PATIENCE, || lost().len() == failed),
+        "{:?} have left the file",
+        lost()
+    );
+    let pages = lost();
+    for page in &pages {
+        let exit = guest.read(guest.page(*page as u64));
+        let Exit::MemoryFault {
+            errno: libc::EHWPOISON,
+            ..
+        } = exit
+        else {
+            panic!("access to failed memory: {exit:?}");
+        };
+        let at = *page as u64 * PAGE;
+        fd.punch_hole(at..at + PAGE).unwrap();
+        unpoison(before[*page].unwrap()).unwrap();
+    }
+    pages
+}
+
+/// Lets frames fail, and takes no memory for that.
+pub struct Failing(File);
+
+impl Failing {
+    /// Gets ready.
+    pub fn new() -> Self {
+        Self(inject("corrupt-pfn"))
+    }
+
+    /// Lets one fail.
+    pub fn frame(&mut self, pfn: u64) -> io::Result<()> {
+        let mut text = [b'0'; 18];
+        text[1] = b'x';
+        for (digit, byte) in text[2..].iter_mut().rev().enumerate() {
+            *byte = b"0123456789abcdef"[(pfn >> (4 * digit) & 15) as usize];
+        }
+        self.0.write_all(&text)
+    }
+}
+
+/// Marks a frame as failed, and no more.
+pub fn mark_failed(pfn: u64) {
+    let path = Path::new("/sys/module/markfailed/parameters/pfn");
+    if !path.exists() {
+        skip("nobody marks pages as failed (insmod markfailed.ko)");
+    }
+    fs::write(path, pfn.to_string()).unwrap();
 }
 
 /// Frames of every CMA area that debugfs shows.

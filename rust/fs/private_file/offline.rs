@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Memory blocks that go offline with failed pages in them.
+//!
+//! memory_failure() gives up a page that it meets off the LRU lists, while somebody moves it for
+//! instance: it is marked and stays in its file. Offlining passes marked pages by, and then their
+//! `struct page` is no more. Here is the last place where they can leave the file.
+//!
+//! C header: [`include/linux/memory.h`](srctree/include/linux/memory.h)
+
+use super::{
+    FileTables,
+    PrivateFile, //
+};
+use crate::ffi;
+use core::marker::PhantomData;
+use kernel::{
+    bindings,
+    error::to_result,
+    prelude::*,
+    types::Opaque, //
+};
+
+/// Before all who free what belongs to the block.
+const PRIORITY: i32 = i32::MAX;
+
+/// Takes the failed pages of a block that goes offline out of the files of `T`, until it is
+/// dropped.
+#[pin_data(PinnedDrop)]
+pub struct OfflineWatch<T: PrivateFile> {
+    #[pin]
+    block: Opaque<bindings::notifier_block>,
+    _t: PhantomData<fn(T)>,
+}
+
+// SAFETY: Only the notifier chain, which has a lock of its own, looks at the block.
+unsafe impl<T: PrivateFile> Send for OfflineWatch<T> {}
+// SAFETY: As above.
+unsafe impl<T: PrivateFile> Sync for OfflineWatch<T> {}
+
+impl<T: PrivateFile> OfflineWatch<T> {
+    /// Begins to watch. May sleep.
+    pub fn new() -> impl PinInit<Self, Error> {
+        try_pin_init!(Self {
+            block <- Opaque::try_ffi_init(|slot: *mut bindings::notifier_block| {
+                // SAFETY: The place can be written, and is pinned until drop() takes it out of the
+                // chain again.
+                to_result(unsafe {
+                    slot.write(bindings::notifier_block {
+                        notifier_call: Some(Self::notify),
+                        priority: PRIORITY,
+                        ..pin_init::zeroed()
+                    });
+                    ffi::privmemfd_helper_register_memory_notifier(slot)
+                })
+            }),
+            _t: PhantomData,
+        })
+    }
+
+    /// # Safety
+    ///
+    /// As for a `notifier_call` of the memory chain.
+    unsafe extern "C" fn notify(
+        _block: *mut bindings::notifier_block,
+        action: kernel::ffi::c_ulong,
+        data: *mut kernel::ffi::c_void,
+    ) -> kernel::ffi::c_int {
+        if action == ffi::memory_block_state_MEM_OFFLINE as kernel::ffi::c_ulong {
+            // SAFETY: What the chain passes on.
+            let arg = unsafe { &*data.cast::<ffi::memory_notify>() };
+            for pfn in arg.start_pfn..arg.start_pfn + arg.nr_pages {
+                Self::sweep(pfn);
+            }
+        }
+        bindings::NOTIFY_OK as kernel::ffi::c_int
+    }
+
+    fn sweep(pfn: usize) {
+        let ops = &T::tables().mapping;
+        // SAFETY: Frames of a block that goes offline have a `struct page` until after the chain.
+        let folio = unsafe { ffi::privmemfd_helper_lock_failed_folio(pfn, ops) };
+        if folio.is_null() {
+            return;
+        }
+        // SAFETY: The folio is locked, with a reference of ours, and in a mapping with the
+        // operations of `T`: the state in which memory_failure() calls this.
+        unsafe {
+            FileTables::<T>::error_remove_folio(
+                (*folio).__bindgen_anon_1.__bindgen_anon_1.mapping,
+                folio,
+            );
+            bindings::folio_unlock(folio);
+            ffi::privmemfd_helper_folio_put(folio);
+        }
+    }
+}
+
+#[pinned_drop]
+impl<T: PrivateFile> PinnedDrop for OfflineWatch<T> {
+    fn drop(self: Pin<&mut Self>) {
+        // SAFETY: It was put into the chain by new(). Waits for a call that is under way.
+        unsafe { ffi::privmemfd_helper_unregister_memory_notifier(self.block.get()) }
+    }
+}
