@@ -347,6 +347,8 @@ fn pages_are_kept_until_the_td_is_gone() {
 /// moved nor erased, and when the TD is gone, no page of the file any more. The others are.
 fn stuck_pages_do_not_move() {
     let tdx = Tdx::on(in_movable_zone(PAGES * PAGE), PAGES, 1).boot();
+    let before = tdx.fd.pages(tdx.all()).unwrap();
+    let before: Vec<u64> = before.into_iter().flatten().collect();
     let refused = with_op(status::PAGE_METADATA_INCORRECT, op::RCX);
     let rules = format!(
         "TDH.MEM.PAGE.RELOCATE nth=1 repeat=0 status={refused:#x}\n\
@@ -358,12 +360,6 @@ fn stuck_pages_do_not_move() {
     assert!(moved.is_err() && tdx.td.is_dead(), "{moved:?}");
     let (fd, all) = (tdx.fd.try_clone().unwrap(), tdx.all());
 
-    let before: Vec<u64> = fd
-        .pages(all.clone())
-        .unwrap()
-        .into_iter()
-        .flatten()
-        .collect();
     assert_eq!(reserved(&before), 1);
     let is_stuck = |pfn: &u64| page_flags(*pfn) & KPF_RESERVED != 0;
     let stuck: Vec<bool> = before.iter().map(is_stuck).collect();
