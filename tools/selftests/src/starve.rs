@@ -10,8 +10,7 @@ use crate::ktap::skip;
 const DEBUGFS: &str = "/sys/kernel/debug";
 const MARK: &str = "/proc/thread-self/make-it-fail";
 
-/// While it lives, every allocation of one kind by the thread that made it
-/// fails. The kernel's fault injection does it.
+/// While it lives, allocations of one kind by the thread that made it fail. The kernel's fault injection does it.
 pub struct Starved {
     name: &'static str,
     // Opening a file takes memory, which the thread does not get.
@@ -21,8 +20,14 @@ pub struct Starved {
 impl Starved {
     /// Allocations of pages.
     pub fn of_pages() -> Self {
+        Self::of_some_pages(100)
+    }
+
+    /// Some allocations of pages, in percent: the kernel's own needs few.
+    pub fn of_some_pages(percent: u32) -> Self {
         Self::new(
             "fail_page_alloc",
+            percent,
             &[
                 ("ignore-gfp-wait", "N"),
                 ("ignore-gfp-highmem", "N"),
@@ -33,10 +38,10 @@ impl Starved {
 
     /// Allocations of kernel objects.
     pub fn of_objects() -> Self {
-        Self::new("failslab", &[("ignore-gfp-wait", "N")])
+        Self::new("failslab", 100, &[("ignore-gfp-wait", "N")])
     }
 
-    fn new(name: &'static str, settings: &[(&str, &str)]) -> Self {
+    fn new(name: &'static str, percent: u32, settings: &[(&str, &str)]) -> Self {
         if !Path::new(DEBUGFS).join(name).exists() || !Path::new(MARK).exists() {
             skip(format!("no {name} in this kernel"));
         }
@@ -50,10 +55,10 @@ impl Starved {
             ("verbose", "0"),
             ("interval", "1"),
             ("times", "-1"),
-            ("probability", "100"),
         ] {
             starved.set(file, value);
         }
+        starved.set("probability", &percent.to_string());
         starved.mark.write_all(b"1").unwrap();
         starved
     }
