@@ -13,7 +13,7 @@ MEMORY=8G
 COMMAND_LINE="numa=fake=2 movablecore=4G cma=64M"
 # More for vm.py.
 VM_OPTIONS=()
-# VM_EXITS=1 in the environment: keep a log of VM exits (testing.rst, nested-shutdown).
+# VM_EXITS=1 in the environment: keep a log of VM exits (testing.rst).
 [ -z "${VM_EXITS:-}" ] || VM_OPTIONS+=(--vm-exits)
 
 # prepare plain|debug: everything up to, but without, the boot. Sets KERNEL,

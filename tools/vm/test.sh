@@ -125,7 +125,5 @@ done
 status=0
 "$TOP/tools/vm/ktap.py" "${logs[@]}" >"$OUT/result" || status=$?
 tail -n 1 "$OUT/result" >"$OUT/summary"
-repeats=$(cat "${logs[@]}" | grep -a -c 'KNOWN ISSUE nested-shutdown' || true)
-say "cases that started again because the emulated processor lost a vCPU: $repeats"
 cat "$OUT/result"
 exit "$status"

@@ -66,15 +66,6 @@ fn matches(name: &str, filters: &[String]) -> bool {
     filters.is_empty() || filters.iter().any(|f| name.contains(f.as_str()))
 }
 
-/// How often a case starts again after [`lost_vcpu`].
-const REPEATS: usize = 2;
-
-/// Whether the emulated processor has lost a nested guest's vCPU, a known and
-/// unexplained issue (see testing.rst) that says nothing about the case.
-fn lost_vcpu(why: &str) -> bool {
-    why.contains("Shutdown")
-}
-
 fn run_case(case: &Case, messages: &Mutex<Vec<String>>) -> Outcome {
     messages.lock().unwrap().clear();
     let end = catch_unwind(AssertUnwindSafe(case.run));
@@ -119,17 +110,7 @@ pub fn main(cases: &[Case]) -> ExitCode {
         let number = i + 1;
         watch(number, case.name, &running);
         let start = Instant::now();
-        let mut outcome = run_case(case, &messages);
-        for _ in 0..REPEATS {
-            match &outcome {
-                Outcome::Failed(why) if lost_vcpu(why) => {
-                    note(why);
-                    note("KNOWN ISSUE nested-shutdown (testing.rst): the case starts again");
-                    outcome = run_case(case, &messages);
-                }
-                _ => break,
-            }
-        }
+        let outcome = run_case(case, &messages);
         running.store(0, Ordering::SeqCst);
         failed += usize::from(matches!(outcome, Outcome::Failed(_)));
         let took = start.elapsed();
