@@ -48,6 +48,14 @@ prepare() {
 		die "the programs under tools/ do not build" "read the messages above"
 }
 
+# demo_machine: two nodes of 2 GiB for the demonstration, which fills them; ZONE_MOVABLE
+# needs memory above 4 GiB, the CMA area must not lie there.
+demo_machine() {
+	MEMORY=4G
+	COMMAND_LINE="numa=fake=2 movablecore=2G cma=64M@0-1G"
+	VM_OPTIONS+=(--low-memory 1G)
+}
+
 # cargo_tools COMMAND ARGS...: static programs, for the VM has no libraries.
 cargo_tools() {
 	local command=$1

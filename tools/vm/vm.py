@@ -165,6 +165,7 @@ def qemu(options, initramfs):
     emulation += ["-d", ",".join(items), "-D", log]
     return [
         options.qemu, *emulation, "-cpu", "EPYC,+svm,+npt",
+        "-machine", f"pc,max-ram-below-4g={options.low_memory}",
         "-smp", str(options.cpus), "-m", options.memory,
         "-nodefaults", "-display", "none", "-no-reboot",
         "-serial", f"file:{options.out}/console.log",
@@ -269,6 +270,7 @@ def parse():
     )  # fmt: skip
     parser.add_argument("--any-qemu", action="store_true", help="also one that is known to go wrong")
     parser.add_argument("--memory", default="4G")
+    parser.add_argument("--low-memory", default="3G", help="as much of it at most lies below 4 GiB")
     parser.add_argument("--cpus", default=2, type=int)
     parser.add_argument(
         "--instructions", action="store_true",

@@ -4,118 +4,131 @@
 //! vCPUs, which share this process's address space.
 
 use std::fs;
-use std::io::{self, BufRead, BufReader, Read};
+use std::io::{self, BufRead, BufReader, Lines, Write};
 use std::ops::Range;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdout, Command, Stdio};
 
 use privmemctl::memory::own_frames;
 use rustix::mm::{madvise, mmap_anonymous, munmap, Advice, MapFlags, ProtFlags};
 
 const PAGE: usize = 4096;
-const CHUNK: usize = 16 << 20;
+/// Bytes of a huge page.
+pub const HUGE: u64 = 2 << 20;
+const CHUNK: usize = HUGE as usize;
 
 /// What a child process does with memory.
 #[derive(Debug, Clone, clap::Subcommand)]
 pub enum Plan {
-    /// Leave only some bytes of a node free, then also give back page frames
+    /// Leave only some bytes of a node free, and what is free in a CMA area
     Fill {
         /// NUMA node
         node: u32,
         /// Bytes that stay free
         spare: u64,
-        /// First page frame to give back
+        /// First page frame of the CMA area
         from: u64,
         /// End of these page frames
         to: u64,
     },
-    /// Take memory and give every other page back
+    /// Take memory and give back every other page
     Holes {
         /// NUMA node
         node: u32,
         /// Bytes
         size: u64,
     },
+    /// Take every huge page that can be had; again for each line of standard input
+    Huge {
+        /// NUMA node
+        node: u32,
+    },
 }
 
 impl Plan {
     fn arguments(&self) -> Vec<String> {
-        match self {
+        let (name, numbers) = match *self {
             Plan::Fill {
                 node,
                 spare,
                 from,
                 to,
-            } => {
-                vec![
-                    "fill".into(),
-                    node.to_string(),
-                    spare.to_string(),
-                    from.to_string(),
-                    to.to_string(),
-                ]
-            }
-            Plan::Holes { node, size } => {
-                vec!["holes".into(), node.to_string(), size.to_string()]
-            }
-        }
+            } => ("fill", vec![node.into(), spare, from, to]),
+            Plan::Holes { node, size } => ("holes", vec![node.into(), size]),
+            Plan::Huge { node } => ("huge", vec![node.into()]),
+        };
+        let numbers = numbers.into_iter().map(|n: u64| n.to_string());
+        std::iter::once(name.into()).chain(numbers).collect()
     }
 }
 
 /// The child process; ends when this is dropped.
 #[derive(Debug)]
-pub struct HogProcess(Child);
+pub struct HogProcess {
+    child: Child,
+    answers: Lines<BufReader<ChildStdout>>,
+}
 
 impl HogProcess {
-    /// Starts it and waits until it did what it is for.
-    pub fn start(plan: &Plan) -> io::Result<Self> {
-        let child = Command::new("/proc/self/exe")
+    /// Starts it and waits until it did what it is for; also returns how many pages, of
+    /// [`HUGE`] bytes with [`Plan::Huge`], it has.
+    pub fn start(plan: &Plan) -> io::Result<(Self, u64)> {
+        let mut child = Command::new("/proc/self/exe")
             .arg("hog")
             .args(plan.arguments())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()?;
-        let mut this = Self(child);
-        let mut line = String::new();
-        if let Some(out) = this.0.stdout.take() {
-            BufReader::new(out).read_line(&mut line)?;
-        }
-        if line.trim() != "ready" {
-            return Err(io::Error::other(
-                "the process that takes memory ended early",
-            ));
-        }
-        Ok(this)
+        let out = child.stdout.take().expect("it is a pipe");
+        let answers = BufReader::new(out).lines();
+        let mut this = Self { child, answers };
+        let pages = this.answer()?;
+        Ok((this, pages))
+    }
+
+    /// Does it again; returns how many pages that gave.
+    pub fn again(&mut self) -> io::Result<u64> {
+        let stdin = self.child.stdin.as_mut().expect("it is a pipe");
+        stdin.write_all(b"\n")?;
+        self.answer()
+    }
+
+    fn answer(&mut self) -> io::Result<u64> {
+        let line = self.answers.next().transpose()?.unwrap_or_default();
+        line.parse()
+            .map_err(|_| io::Error::other("the process that takes memory ended early"))
     }
 }
 
 impl Drop for HogProcess {
     fn drop(&mut self) {
-        drop(self.0.stdin.take());
-        let _ = self.0.wait();
+        drop(self.child.stdin.take());
+        let _ = self.child.wait();
     }
 }
 
-/// The child's side: does as planned, says so, holds on until its standard
-/// input ends.
+/// The child's side: does as planned and says how many pages it has, holds on until its
+/// standard input ends.
 pub fn child(plan: &Plan) -> io::Result<()> {
     // If memory runs out, then by our fault.
     fs::write("/proc/self/oom_score_adj", "1000")?;
-    let _hog = match plan {
-        Plan::Fill {
-            node,
-            spare,
-            from,
-            to,
-        } => {
-            let hog = Hog::fill(*node, *spare)?;
-            hog.release_frames(&(*from..*to))?;
-            hog
+    let mut hog = Hog { chunks: Vec::new() };
+    let mut requests = io::stdin().lines();
+    loop {
+        let pages = match plan {
+            Plan::Fill {
+                node,
+                spare,
+                from,
+                to,
+            } => hog.fill(*node, *spare, &(*from..*to))?,
+            Plan::Holes { node, size } => hog.holes(*node, *size)?,
+            Plan::Huge { node } => hog.huge(*node)?,
+        };
+        println!("{pages}");
+        if requests.next().transpose()?.is_none() {
+            return Ok(());
         }
-        Plan::Holes { node, size } => Hog::holes(*node, *size)?,
-    };
-    println!("ready");
-    io::stdin().read_to_end(&mut Vec::new())?;
-    Ok(())
+    }
 }
 
 /// Anonymous memory on one node, all of it present.
@@ -124,11 +137,14 @@ struct Hog {
     chunks: Vec<Chunk>,
 }
 
+/// As much as a huge page, at a place where it can be one.
 #[derive(Debug)]
 struct Chunk(*mut u8);
 
 impl Chunk {
+    /// Without memory yet.
     fn new(advice: Advice) -> io::Result<Self> {
+        // The kernel puts a mapping of this size or more where huge pages fit.
         // SAFETY: a new mapping in a place of the kernel's choice.
         let at = unsafe {
             mmap_anonymous(
@@ -140,11 +156,33 @@ impl Chunk {
         };
         let chunk = Self(at.cast());
         chunk.advise(0..CHUNK, advice)?;
-        for offset in (0..CHUNK).step_by(PAGE) {
-            // SAFETY: inside the mapping, which nothing else refers to.
-            unsafe { chunk.0.add(offset).write_volatile(1) };
-        }
         Ok(chunk)
+    }
+
+    fn touch(&self, part: Range<usize>) {
+        assert!(part.end <= CHUNK);
+        for offset in part.step_by(PAGE) {
+            // SAFETY: inside the mapping, which nothing else refers to.
+            unsafe { self.0.add(offset).write_volatile(1) };
+        }
+    }
+
+    /// The page frames it has.
+    fn frames(&self) -> io::Result<Vec<Option<u64>>> {
+        own_frames(self.0 as u64, CHUNK / PAGE)
+    }
+
+    /// Gives back the pages whose frames are like this; returns how many are left.
+    fn give_back(&self, which: impl Fn(u64) -> bool) -> io::Result<u64> {
+        let mut left = 0;
+        for (i, frame) in self.frames()?.into_iter().enumerate() {
+            if frame.is_some_and(&which) {
+                self.advise(i * PAGE..(i + 1) * PAGE, Advice::LinuxDontNeed)?;
+            } else {
+                left += u64::from(frame.is_some());
+            }
+        }
+        Ok(left)
     }
 
     fn advise(&self, part: Range<usize>, advice: Advice) -> io::Result<()> {
@@ -163,57 +201,82 @@ impl Drop for Chunk {
 }
 
 impl Hog {
-    /// Takes memory of a node until only `spare` bytes of it are free, in huge
-    /// pages where there are any: it is a matter of speed.
-    fn fill(node: u32, spare: u64) -> io::Result<Self> {
-        let mut hog = Self { chunks: Vec::new() };
+    /// Takes memory of a node, in huge pages where there are any: it is a matter of speed;
+    /// then gives back what lies in the CMA area. Not before: the kernel would take the
+    /// same again.
+    fn fill(&mut self, node: u32, spare: u64, area: &Range<u64>) -> io::Result<u64> {
         let _only_here = OnlyNode::new(node)?;
-        while free_on(node)? > spare + CHUNK as u64 {
-            hog.chunks.push(Chunk::new(Advice::LinuxHugepage)?);
+        while free_on(node)? > spare + HUGE {
+            let chunk = Chunk::new(Advice::LinuxHugepage)?;
+            chunk.touch(0..CHUNK);
+            self.chunks.push(chunk);
         }
-        Ok(hog)
-    }
-
-    /// Takes `size` bytes of a node in single pages and gives every other page
-    /// back: the next pages that anybody takes go into these holes.
-    fn holes(node: u32, size: u64) -> io::Result<Self> {
-        let _only_here = OnlyNode::new(node)?;
-        let chunks = (0..size.div_ceil(CHUNK as u64))
-            .map(|_| Chunk::new(Advice::LinuxNoHugepage))
-            .collect::<io::Result<_>>()?;
-        let hog = Self { chunks };
-        for chunk in &hog.chunks {
-            for offset in (0..CHUNK).step_by(2 * PAGE) {
-                chunk.advise(offset..offset + PAGE, Advice::LinuxDontNeed)?;
-            }
-        }
-        Ok(hog)
-    }
-
-    /// Gives back the pages that lie in a range of page frames.
-    fn release_frames(&self, frames: &Range<u64>) -> io::Result<()> {
+        let mut taken = 0;
         for chunk in &self.chunks {
-            let places = own_frames(chunk.0 as u64, CHUNK / PAGE)?;
-            for (i, pfn) in places.into_iter().enumerate() {
-                if pfn.is_some_and(|pfn| frames.contains(&pfn)) {
-                    chunk.advise(i * PAGE..(i + 1) * PAGE, Advice::LinuxDontNeed)?;
-                }
-            }
+            taken += chunk.give_back(|frame| area.contains(&frame))?;
         }
-        Ok(())
+        Ok(taken)
+    }
+
+    /// Takes so much of a node in single pages and gives back those of odd frames. The next
+    /// pages that anybody takes go there; when the others are free too, compaction finds
+    /// them: where it has found no free page for some time it looks at every 32nd frame
+    /// only.
+    fn holes(&mut self, node: u32, size: u64) -> io::Result<u64> {
+        let _only_here = OnlyNode::new(node)?;
+        for _ in 0..size.div_ceil(HUGE) {
+            let chunk = Chunk::new(Advice::LinuxNoHugepage)?;
+            chunk.touch(0..CHUNK);
+            self.chunks.push(chunk);
+        }
+        let mut taken = 0;
+        for chunk in &self.chunks {
+            taken += chunk.give_back(|frame| frame % 2 == 1)?;
+        }
+        Ok(taken)
+    }
+
+    /// Takes huge pages of a node until there is none.
+    fn huge(&mut self, node: u32) -> io::Result<u64> {
+        let _only_here = OnlyNode::new(node)?;
+        let mut taken = 0;
+        loop {
+            let chunk = Chunk::new(Advice::LinuxHugepage)?;
+            chunk.touch(0..PAGE);
+            // Only a huge page is there as a whole.
+            if chunk.frames()?.iter().any(Option::is_none) {
+                return Ok(taken);
+            }
+            taken += 1;
+            self.chunks.push(chunk);
+        }
     }
 }
 
-/// Free bytes on a node.
+/// Free bytes on a node that are not in a CMA area.
 fn free_on(node: u32) -> io::Result<u64> {
-    let text = fs::read_to_string(format!("/sys/devices/system/node/node{node}/meminfo"))?;
-    parse_free(&text).ok_or_else(|| io::Error::other("no MemFree in the node's meminfo"))
+    parse_free(&fs::read_to_string("/proc/zoneinfo")?, node)
+        .map(|pages| pages * PAGE as u64)
+        .ok_or_else(|| io::Error::other("/proc/zoneinfo has no such node"))
 }
 
-fn parse_free(text: &str) -> Option<u64> {
-    let line = text.lines().find(|l| l.contains("MemFree:"))?;
-    let kib: u64 = line.split_whitespace().rev().nth(1)?.parse().ok()?;
-    Some(kib << 10)
+/// Sum over the node's zones, which begin with `Node 0, zone   Normal`.
+fn parse_free(text: &str, node: u32) -> Option<u64> {
+    let (mut here, mut free, mut cma, mut zones) = (false, 0, 0, 0);
+    for line in text.lines() {
+        if let Some(rest) = line.strip_prefix("Node ") {
+            here = rest.split(',').next()? == node.to_string();
+            zones += u64::from(here);
+        }
+        let mut words = line.split_whitespace();
+        let sum = match words.next() {
+            Some("nr_free_pages") if here => &mut free,
+            Some("nr_free_cma") if here => &mut cma,
+            _ => continue,
+        };
+        *sum += words.next()?.parse::<u64>().ok()?;
+    }
+    (zones > 0).then_some(free - cma)
 }
 
 /// While it lives, this thread's memory comes from one node.
@@ -253,9 +316,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn free_memory_is_read_from_the_node() {
-        let text = "Node 0 MemTotal:  100 kB\nNode 0 MemFree:   48 kB\n";
-        assert_eq!(parse_free(text), Some(48 << 10));
-        assert_eq!(parse_free("nothing"), None);
+    fn free_memory_is_that_of_all_zones_of_a_node_without_cma() {
+        let text = "Node 0, zone    DMA32\n  pages free     7\n      nr_free_pages 7\n      nr_free_cma  0\n\
+                    Node 0, zone   Normal\n      nr_free_pages 50\n      nr_free_cma  30\n\
+                    Node 1, zone  Movable\n      nr_free_pages 1000\n      nr_free_cma  0\n";
+        assert_eq!(parse_free(text, 0), Some(27));
+        assert_eq!(parse_free(text, 1), Some(1000));
+        assert_eq!(parse_free(text, 2), None);
     }
 }

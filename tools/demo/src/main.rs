@@ -18,6 +18,8 @@ use clap::{Parser, Subcommand};
 use privmemctl::draw::{bytes, number};
 use privmemfd_ioctls::Refusal;
 
+use crate::phases::offline::Blocks;
+use crate::phases::{compaction, contiguous, offline, on_request};
 use crate::report::{Act, Phase, Report, TdxAct};
 use crate::stage::Stage;
 
@@ -96,16 +98,18 @@ fn software(cli: &Cli) -> anyhow::Result<Act> {
     let (stage, _) = Stage::open(size, cli.vcpus, cli.stride, cli.plain, false)?;
     println!("the guest wrote all of it and now verifies and rewrites it without pause");
 
-    let mut phases = vec![compact(&stage)?];
-    let mut offlined = 0;
-    phases.push(offline(&stage, cli, &mut offlined)?);
-    phases.push(stage.phase(
-        "cma",
-        "contiguous memory is allocated over guest pages",
-        |log| phases::contiguous(&stage, log),
-    )?);
-    phases.push(on_request(&stage)?);
-    close(stage, cli, "software", offlined, phases)
+    let mut blocks = Blocks::default();
+    let phases = vec![
+        compact(&stage)?,
+        take_offline(&stage, cli, &mut blocks)?,
+        stage.phase(
+            "cma",
+            "contiguous memory is allocated over guest pages",
+            |log| contiguous::contiguous(&stage, log),
+        )?,
+        move_on_request(&stage)?,
+    ];
+    close(stage, cli, "software", blocks, phases)
 }
 
 /// The second act: the TDX module moves the pages of a TD.
@@ -120,16 +124,18 @@ fn tdx(cli: &Cli) -> anyhow::Result<TdxAct> {
     let mut companion = companion.expect("it was asked for");
     println!("each page moves by BLOCK, TRACK, kick, RELOCATE, WBINVD: five steps, four SEAMCALLs");
 
-    let mut phases = vec![compact(&stage)?];
-    let mut offlined = 0;
-    phases.push(offline(&stage, cli, &mut offlined)?);
-    phases.push(on_request(&stage)?);
-    phases.push(stage.phase(
-        "faults",
-        "the same while SEAMCALLs fail now and then",
-        |log| companion.sabotage(|| phases::on_request(&stage, log)),
-    )?);
-    let act = close(stage, cli, "tdx", offlined, phases)?;
+    let mut blocks = Blocks::default();
+    let phases = vec![
+        compact(&stage)?,
+        take_offline(&stage, cli, &mut blocks)?,
+        move_on_request(&stage)?,
+        stage.phase(
+            "faults",
+            "the same while SEAMCALLs fail now and then",
+            |log| companion.sabotage(|| on_request(&stage, log)),
+        )?,
+    ];
+    let act = close(stage, cli, "tdx", blocks, phases)?;
     let counters = companion.finish()?;
     for (leaf, calls) in &counters.seamcalls {
         println!("  {leaf:<24} {:>9}", number(*calls));
@@ -138,28 +144,29 @@ fn tdx(cli: &Cli) -> anyhow::Result<TdxAct> {
 }
 
 fn compact(stage: &Stage) -> anyhow::Result<Phase> {
-    let enough = stage.size >> 14;
-    stage.phase("compact", "fragmented memory is compacted", |log| {
-        phases::compact(stage, 3, enough, log)
-    })
+    stage.phase(
+        "compact",
+        "fragmented memory is compacted until huge pages can be had",
+        |log| compaction::compact(stage, log),
+    )
 }
 
-fn offline(stage: &Stage, cli: &Cli, offlined: &mut u64) -> anyhow::Result<Phase> {
+fn take_offline(stage: &Stage, cli: &Cli, blocks: &mut Blocks) -> anyhow::Result<Phase> {
     stage.phase(
         "offline",
-        "every movable memory block with guest pages goes offline and comes back",
+        "movable memory blocks with guest pages go offline and come back",
         |log| {
-            *offlined += phases::offline(stage, cli.rounds, cli.target, log)?;
+            *blocks = offline::offline(stage, cli.rounds, cli.target, log)?;
             Ok(())
         },
     )
 }
 
-fn on_request(stage: &Stage) -> anyhow::Result<Phase> {
+fn move_on_request(stage: &Stage) -> anyhow::Result<Phase> {
     stage.phase(
         "move",
         "an administrator moves the guest to the other node and back",
-        |log| phases::on_request(stage, log),
+        |log| on_request(stage, log),
     )
 }
 
@@ -167,7 +174,7 @@ fn close(
     stage: Stage,
     cli: &Cli,
     backend: &'static str,
-    offlined: u64,
+    blocks: Blocks,
     phases: Vec<Phase>,
 ) -> anyhow::Result<Act> {
     let guest_pages = stage.size >> 12;
@@ -181,10 +188,12 @@ fn close(
         backend,
         guest_pages,
         relocated_pages: stat.relocated,
+        relocated_bytes: stat.relocated << 12,
         target: cli.target,
         verified_bytes: progress.verified,
         mismatches: progress.mismatches,
-        offlined_blocks: offlined,
+        offlined_blocks: blocks.offlined,
+        refused_blocks: blocks.refused,
         refused: Refusal::ALL
             .into_iter()
             .map(|r| (r.name(), stat.refused_for(r)))
@@ -192,10 +201,20 @@ fn close(
             .collect(),
         phases,
     };
-    let refused: u64 = act.refused.values().sum();
     println!("\n  pages moved      {:>12}", number(act.relocated_pages));
-    println!("  pages refused    {:>12}", number(refused));
+    println!("  content moved    {:>12}", bytes(act.relocated_bytes));
+    println!(
+        "  moves refused    {:>12}",
+        number(act.refused.values().sum())
+    );
+    for (why, count) in &act.refused {
+        println!("    {why:<14} {:>12}", number(*count));
+    }
     println!("  blocks offlined  {:>12}", number(act.offlined_blocks));
+    println!("  blocks refused   {:>12}", act.refused_blocks.len());
+    for (index, why) in &act.refused_blocks {
+        println!("    memory{index}: {why}");
+    }
     println!("  guest verified   {:>12}", bytes(act.verified_bytes));
     println!("  mismatches       {:>12}", number(act.mismatches));
     Ok(act)
@@ -225,7 +244,7 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     match &cli.helper {
         Some(Helper::SetState { index, state }) => {
-            let errno = phases::write_state(index, state);
+            let errno = offline::write_state(index, state);
             return ExitCode::from(u8::try_from(errno).unwrap_or(5));
         }
         Some(Helper::Hog { plan }) => {

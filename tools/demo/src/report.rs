@@ -18,6 +18,15 @@ pub struct Log {
     pub by_itself: Option<u64>,
 }
 
+impl Log {
+    /// Adds a note, once.
+    pub fn note(&mut self, text: String) {
+        if !self.notes.contains(&text) {
+            self.notes.push(text);
+        }
+    }
+}
+
 /// One phase.
 #[derive(Debug, Serialize)]
 pub struct Phase {
@@ -52,6 +61,8 @@ pub struct Act {
     pub guest_pages: u64,
     /// Relocations done.
     pub relocated_pages: u64,
+    /// Bytes of these pages.
+    pub relocated_bytes: u64,
     /// Relocations asked for.
     pub target: u64,
     /// Bytes the guest verified.
@@ -60,6 +71,8 @@ pub struct Act {
     pub mismatches: u64,
     /// Times a memory block with guest pages was taken offline.
     pub offlined_blocks: u64,
+    /// Blocks that refused, and for what.
+    pub refused_blocks: BTreeMap<u64, String>,
     /// Relocations refused, by reason.
     pub refused: BTreeMap<&'static str, u64>,
     /// The phases.
@@ -141,10 +154,12 @@ mod tests {
             backend: "software",
             guest_pages: 1,
             relocated_pages: 20_000,
+            relocated_bytes: 20_000 << 12,
             target: 20_000,
             verified_bytes: 1,
             mismatches: 0,
             offlined_blocks: 1,
+            refused_blocks: BTreeMap::new(),
             refused: BTreeMap::new(),
             phases: vec![Phase {
                 name: "offline".into(),
@@ -212,9 +227,11 @@ mod tests {
         for key in [
             "backend",
             "relocated_pages",
+            "relocated_bytes",
             "verified_bytes",
             "mismatches",
             "offlined_blocks",
+            "refused_blocks",
             "refused",
             "phases",
             "kernel_reports",

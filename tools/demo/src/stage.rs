@@ -14,7 +14,6 @@ use vmm::guest::{ONCE, VERIFY, WRITE};
 use vmm::layout::PRIVATE_BASE;
 use vmm::{Crew, Job, Progress, Vcpu, Vm, VmType};
 
-use crate::hog::{HogProcess, Plan};
 use crate::report::{Log, Phase};
 use crate::tdx::Companion;
 
@@ -33,11 +32,17 @@ pub struct Stage {
     live: bool,
 }
 
-/// The first node with movable memory.
+/// The node with most movable memory.
 fn home_node() -> anyhow::Result<Option<u32>> {
     let map = MemoryMap::read().context("this kernel has no memory blocks")?;
-    let movable = map.blocks.values().filter(|b| b.online && b.is_movable());
-    Ok(movable.filter_map(|b| b.node).min())
+    let movable = |node| {
+        let blocks = map.blocks.values();
+        blocks
+            .filter(|b| b.online && b.is_movable() && b.node == Some(node))
+            .count()
+    };
+    let best = map.nodes().into_iter().max_by_key(|node| movable(*node));
+    Ok(best.filter(|node| movable(*node) > 0))
 }
 
 /// Where the counters stand.
@@ -62,17 +67,7 @@ impl Stage {
         td: bool,
     ) -> anyhow::Result<(Self, Option<Companion>)> {
         let mut options = Options::new(Mobility::Movable);
-        // A long-running host's memory is full of holes; a fresh one's is not.
-        let home = home_node()?;
-        let holes = home
-            .map(|node| {
-                HogProcess::start(&Plan::Holes {
-                    node,
-                    size: 2 * size,
-                })
-            })
-            .transpose()?;
-        if let Some(node) = home {
+        if let Some(node) = home_node()? {
             options = options.node(node);
         }
         let fd = Device::open()?.create(size, options)?;
@@ -87,7 +82,6 @@ impl Stage {
         job.stride = stride;
         job.seed = u64::from(std::process::id()) << 32 | 0x5eed;
         let (crew, _) = Crew::start(&vm, crew, &job)?.finish(PATIENCE)?;
-        drop(holes);
         job.flags = WRITE | VERIFY;
         let crew = Crew::start(&vm, crew, &job)?;
         let live = !plain && std::io::stdout().is_terminal();

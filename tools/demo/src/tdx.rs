@@ -9,6 +9,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::ErrorKind;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
@@ -191,9 +192,14 @@ impl Companion {
         let vcpu = std::thread::spawn({
             let (td, stop) = (Arc::clone(&td), Arc::clone(&stop));
             move || {
+                let mut next = (Command::Touch(1), 0..size);
                 while !stop.load(Ordering::Relaxed) {
-                    td.run(0, Command::Touch(1), 0..size)
-                        .map_err(|e| format!("the vCPU of the TD stopped: {e}"))?;
+                    next = match td.run(0, next.0, next.1) {
+                        Ok(_) => (Command::Touch(1), 0..size),
+                        // A signal for the process, a child's end for instance, may come here.
+                        Err(e) if e.kind() == ErrorKind::Interrupted => (Command::Continue, 0..0),
+                        Err(e) => return Err(format!("the vCPU of the TD stopped: {e}")),
+                    };
                 }
                 Ok(())
             }
