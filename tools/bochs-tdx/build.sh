@@ -11,6 +11,8 @@ set -euo pipefail
 . "$(dirname "$0")/../build/lib.sh"
 
 HERE=$TOP/tools/bochs-tdx
+# Bugs of Bochs, one a file, then what TDX needs.
+PATCHES=("$HERE"/fixes/*.patch "$HERE/bochs.patch")
 VERSION=3.0
 SUITES=(trixie forky sid)
 FLAGS=(
@@ -79,12 +81,14 @@ download_roms() {
 
 # compile DIR: the patched emulator; the module's library has no content yet.
 compile() {
-	local src=$1
+	local src=$1 patch
 	need_disk "$CACHE" 1000
 	rm -rf "$src"
 	mkdir -p "$src"
 	tar -C "$src" --strip-components=1 -xf "$CACHE/bochs-$VERSION.tar.xz"
-	patch -s -d "$src" -p1 <"$HERE/bochs.patch" || die "bochs.patch does not apply to Bochs $VERSION"
+	for patch in "${PATCHES[@]}"; do
+		patch -s -d "$src" -p1 <"$patch" || die "${patch##*/} does not apply to Bochs $VERSION"
+	done
 	install_module_sources "$src"
 	say "building Bochs (4 minutes on 2 cores, once)"
 	(cd "$src" && CFLAGS=-O2 CXXFLAGS=-O2 LIBS="$src/libtdx_emu_capi.a -lpthread -ldl" \
@@ -117,7 +121,7 @@ mkdir -p "$CACHE"
 packages
 module_library
 vmm
-src=$CACHE/bochs-src-$(key "$VERSION" "${FLAGS[*]}" "$(g++ --version | head -n 1)" "$HERE/bochs.patch")
+src=$CACHE/bochs-src-$(key "$VERSION" "${FLAGS[*]}" "$(g++ --version | head -n 1)" "${PATCHES[@]}")
 out=$CACHE/bochs-$(key "$src" "$HERE"/cpu/* "$LIBRARY" "$VMM")
 echo "$out"
 [ ! -e "$out/complete" ] || exit 0
