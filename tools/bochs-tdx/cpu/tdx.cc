@@ -6,6 +6,7 @@
 #include "bochs.h"
 #include "cpu.h"
 #include "msr.h"
+#include "cpuid.h"
 #include "pc_system.h"
 #include "memory/memory-bochs.h"
 #include "tdx.hh"
@@ -64,6 +65,25 @@ extern "C" uint64_t tdx_machine_tsc(uint32_t lp)
 extern "C" bool tdx_machine_interrupt_pending(uint32_t lp)
 {
   return BX_CPU(lp)->is_pending(BX_EVENT_PENDING_INTR | BX_EVENT_PENDING_LAPIC_INTR | BX_EVENT_NMI);
+}
+
+// Leaves of the guest's own state, as XSAVE's, are those of the processor now.
+extern "C" void tdx_machine_cpuid(uint32_t lp, uint32_t leaf, uint32_t sub, uint32_t *out)
+{
+  cpuid_function_t values;
+
+  BX_CPU(lp)->cpuid->get_cpuid_leaf(leaf, sub, &values);
+  out[0] = values.eax;
+  out[1] = values.ebx;
+  out[2] = values.ecx;
+  out[3] = values.edx;
+}
+
+extern "C" uint64_t tdx_machine_msr(uint32_t lp, uint32_t index)
+{
+  Bit64u value = 0;
+
+  return BX_CPU(lp)->rdmsr(index, &value) ? value : 0;
 }
 
 extern "C" void tdx_machine_invept(uint32_t lp, uint64_t eptp)

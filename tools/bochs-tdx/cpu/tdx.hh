@@ -45,6 +45,9 @@ struct tdx_vcpu {
 	alignas(4096) Bit8u vmcs[4096];
 };
 
+/* The bits of CR4 that neither XFAM nor the attributes allow. */
+Bit64u tdx_cr4_refused(const struct tdx_vcpu_controls *ctl);
+
 /* The vCPU of a TDVPR. */
 struct tdx_vcpu *tdx_vcpu_of(Bit64u tdvpr);
 

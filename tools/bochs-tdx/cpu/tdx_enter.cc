@@ -42,6 +42,23 @@ static const Bit64u TD_EFER = 0x901;
 static const Bit64u TD_RIP = 0xfffffff0;
 static const Bit32u MACHINE_CHECK = 1 << BX_MC_EXCEPTION;
 
+Bit64u tdx_cr4_refused(const struct tdx_vcpu_controls *ctl)
+{
+  static const Bit64u PK = 1 << 9, CET = 3 << 11, UINTR = 1 << 14; // XFAM
+  static const Bit64u PKS = 1 << 30; // attributes
+  Bit64u refused = BX_CR4_KEYLOCKER_MASK;
+
+  if (!(ctl->xfam & PK))
+    refused |= BX_CR4_PKE_MASK;
+  if ((ctl->xfam & CET) != CET)
+    refused |= BX_CR4_CET_MASK;
+  if (!(ctl->xfam & UINTR))
+    refused |= BX_CR4_UINTR_MASK;
+  if (!(ctl->attributes & PKS))
+    refused |= BX_CR4_PKS_MASK;
+  return refused;
+}
+
 // The VMCS of a vCPU that was never run.
 void BX_CPU_C::tdx_vmcs_init(struct tdx_vcpu *v)
 {
@@ -59,7 +76,7 @@ void BX_CPU_C::tdx_vmcs_init(struct tdx_vcpu *v)
   VMwrite32(VMCS_32BIT_CONTROL_EXECUTION_BITMAP, MACHINE_CHECK);
   VMwrite_natural(VMCS_CONTROL_CR0_GUEST_HOST_MASK, CR0_OWNED);
   VMwrite_natural(VMCS_CONTROL_CR0_READ_SHADOW, TD_CR0);
-  VMwrite_natural(VMCS_CONTROL_CR4_GUEST_HOST_MASK, CR4_OWNED);
+  VMwrite_natural(VMCS_CONTROL_CR4_GUEST_HOST_MASK, CR4_OWNED | tdx_cr4_refused(&v->ctl));
   VMwrite_natural(VMCS_CONTROL_CR4_READ_SHADOW, BX_CR4_MCE_MASK);
   VMwrite64(VMCS_64BIT_GUEST_LINK_POINTER, BX_INVALID_VMCSPTR);
 

@@ -113,59 +113,50 @@ void tdx_tell(BX_CPU_C *cpu, unsigned lp)
   tdx_emu_save(lp, &guest, cpu->prev_rip, (vm->rvi & 0xf0) > ppr);
 }
 
-// MSRs that the guest uses without the host: a subset of the module's.
-bool BX_CPU_C::tdx_native_msr(Bit32u msr, bool write)
+// CPUID leaves are the TD's, not the CPU's.
+void BX_CPU_C::tdx_cpuid(void)
 {
-  switch (msr) {
-  case BX_MSR_TSC:
-    return !write;
-  case BX_MSR_SYSENTER_CS:
-  case BX_MSR_SYSENTER_ESP:
-  case BX_MSR_SYSENTER_EIP:
-  case BX_MSR_PAT:
-  case BX_MSR_STAR:
-  case BX_MSR_LSTAR:
-  case BX_MSR_CSTAR:
-  case BX_MSR_FMASK:
-  case BX_MSR_FSBASE:
-  case BX_MSR_GSBASE:
-  case BX_MSR_KERNELGSBASE:
-  case BX_MSR_TSC_AUX:
-  case BX_MSR_IA32_SPEC_CTRL:
-  case BX_MSR_IA32_ARCH_CAPABILITIES:
-    return true;
-  case BX_MSR_EFER: // only SCE may change
-    return !write || !((((Bit64u(EDX) << 32) | EAX) ^ BX_CPU_THIS_PTR efer.get32()) & ~Bit64u(BX_EFER_SCE_MASK));
-  case BX_MSR_XSS:
-    return !write || !(((Bit64u(EDX) << 32) | EAX) & ~BX_CPU_THIS_PTR tdx->ctl.xfam);
-  case 0x808: // x2APIC: TPR, EOI, self IPI; PPR, ISR, TMR, IRR
-  case 0x80b:
-  case 0x83f:
-    return true;
-  case 0x80a:
-    return !write;
-  default:
-    return !write && msr >= 0x810 && msr <= 0x827;
+  struct tdx_cpuid_state state = { BX_CPU_THIS_PTR cr4.get32(), CPL == 0, long64_mode() };
+  Bit32u out[4];
+
+  if (!tdx_emu_cpuid(BX_CPU_ID, EAX, ECX, &state, out))
+    tdx_inject_ve(VMX_VMEXIT_CPUID, 0, 0, 0);
+  RAX = out[0];
+  RBX = out[1];
+  RCX = out[2];
+  RDX = out[3];
+  finish_instruction(BX_CPU_THIS);
+}
+
+// RDMSR and WRMSR. Returns if the CPU carries them out.
+void BX_CPU_C::tdx_msr(Bit32u reason)
+{
+  Bit64u value = GET64_FROM_HI32_LO32(EDX, EAX);
+
+  switch (tdx_emu_msr(BX_CPU_ID, ECX, reason == VMX_VMEXIT_WRMSR, &value)) {
+  case TDX_MSR_NATIVE:
+    return;
+  case TDX_MSR_VALUE:
+    RAX = GET32L(value);
+    RDX = GET32H(value);
+    finish_instruction(BX_CPU_THIS);
+    return;
+  case TDX_MSR_VE:
+    tdx_inject_ve(reason, 0, 0, 0);
+    return;
+  case TDX_MSR_GP:
+    exception(BX_GP_EXCEPTION, 0);
+    return;
   }
 }
 
-// CPUID leaves that are not the CPU's.
-static void tdx_cpuid(BX_CPU_C *cpu, unsigned cpl, Bit64u ve)
+// MOV to CR4 sets a bit that is not the guest's.
+static bool tdx_bad_cr4(BX_CPU_C *cpu, Bit64u qualification)
 {
-  struct tdx_regs r;
-
-  cpu->tdx_get_regs(&r);
-  Bit32u leaf = Bit32u(r.rax);
-  if (ve >> (cpl == 3) & 1 || (leaf >= 0x40000000 && leaf < 0x80000000))
-    cpu->tdx_inject_ve(VMX_VMEXIT_CPUID, 0, 0, 0);
-  if (leaf != 0x21)
-    return;
-  r.rax = 0;
-  r.rbx = 0x65746e49; // "Inte"
-  r.rdx = 0x5844546c; // "lTDX"
-  r.rcx = 0x20202020;
-  cpu->tdx_set_regs(&r);
-  finish_instruction(cpu);
+  if ((qualification & 0x3f) != 4)
+    return false;
+  Bit64u value = cpu->get_reg64((qualification >> 8) & 0xf);
+  return value & (~Bit64u(cpu->cr4_suppmask) | tdx_cr4_refused(&cpu->tdx->ctl));
 }
 
 // Any VM exit while a TD runs. Returns if the instruction goes on.
@@ -189,23 +180,25 @@ void BX_CPU_C::tdx_vmexit(Bit32u reason, Bit64u qualification)
   case VMX_VMEXIT_APIC_WRITE:
     return;
   case VMX_VMEXIT_CPUID:
-    tdx_cpuid(BX_CPU_THIS, CPL, BX_CPU_THIS_PTR tdx->ctl.cpuid_ve);
+    tdx_cpuid();
     return;
   case VMX_VMEXIT_RDMSR:
   case VMX_VMEXIT_WRMSR:
-    if (tdx_native_msr(ECX, reason == VMX_VMEXIT_WRMSR))
-      return;
-    tdx_inject_ve(reason, 0, 0, 0);
+    tdx_msr(reason);
     return;
   case VMX_VMEXIT_XSETBV:
     if (!(((Bit64u(EDX) << 32) | EAX) & ~BX_CPU_THIS_PTR tdx->ctl.xfam))
       return;
     exception(BX_GP_EXCEPTION, 0);
     return;
+  case VMX_VMEXIT_CR_ACCESS:
+    if (tdx_bad_cr4(BX_CPU_THIS, qualification))
+      exception(BX_GP_EXCEPTION, 0);
+    tdx_inject_ve(reason, qualification, 0, 0);
+    return;
   case VMX_VMEXIT_HLT:
   case VMX_VMEXIT_INVD:
   case VMX_VMEXIT_VMCALL:
-  case VMX_VMEXIT_CR_ACCESS:
   case VMX_VMEXIT_IO_INSTRUCTION:
   case VMX_VMEXIT_WBINVD:
     tdx_inject_ve(reason, qualification, 0, 0);

@@ -52,8 +52,6 @@ struct tdx_vcpu_controls {
 	uint64_t xfam, attributes;
 	uint64_t tsc_offset, tsc_multiplier;
 	uint64_t index;
-	/* Wants #VE for each CPUID leaf: bit 0 in the kernel, bit 1 in user mode. */
-	uint64_t cpuid_ve;
 	/* TDVPR first. */
 	uint64_t pages[6];
 };
@@ -63,6 +61,25 @@ struct tdx_ve_info {
 	uint64_t reason, qualification, gla, gpa;
 	/* Length, and instruction information in the upper half. */
 	uint64_t instruction;
+};
+
+/* What of the guest's state CPUID depends on. */
+struct tdx_cpuid_state {
+	uint64_t cr4;
+	/* The privilege level is 0; 64-bit mode. */
+	bool supervisor, long_mode;
+};
+
+/* What becomes of RDMSR or WRMSR. */
+enum tdx_msr {
+	/* The CPU carries it out. */
+	TDX_MSR_NATIVE,
+	/* RDMSR gives a value of the module's. */
+	TDX_MSR_VALUE,
+	/* Virtualization exception. */
+	TDX_MSR_VE,
+	/* General protection fault. */
+	TDX_MSR_GP,
 };
 
 /* How a SEAMCALL ended. */
@@ -108,6 +125,13 @@ enum tdx_guest tdx_emu_exit(uint32_t lp, uint16_t reason,
 /* False: the last one was not read yet, inject a double fault. */
 bool tdx_emu_virt_exception(uint32_t lp, const struct tdx_ve_info *info);
 
+/* CPUID in the guest: EAX, EBX, ECX, EDX. False: a virtualization exception. */
+bool tdx_emu_cpuid(uint32_t lp, uint32_t leaf, uint32_t sub,
+		   const struct tdx_cpuid_state *state, uint32_t *out);
+/* @value is what WRMSR writes, or receives what RDMSR gives. */
+enum tdx_msr tdx_emu_msr(uint32_t lp, uint32_t index, bool write,
+			 uint64_t *value);
+
 /* The guest has consumed a line that somebody else wrote. */
 enum tdx_guest tdx_emu_poison(uint32_t lp, struct tdx_regs *regs);
 
@@ -140,6 +164,9 @@ uint64_t tdx_machine_tsc(uint32_t lp);
 bool tdx_machine_interrupt_pending(uint32_t lp);
 /* Dirty lines of the page at @pa go to memory. */
 void tdx_machine_flush_page(uint64_t pa);
+/* CPUID and MSRs as the processor has them now. */
+void tdx_machine_cpuid(uint32_t lp, uint32_t leaf, uint32_t sub, uint32_t *out);
+uint64_t tdx_machine_msr(uint32_t lp, uint32_t index);
 void tdx_machine_invept(uint32_t lp, uint64_t eptp);
 /* A line of text about a call, without a newline. */
 void tdx_machine_log(const char *line);

@@ -14,7 +14,8 @@ use std::sync::OnceLock;
 use machine::Bus;
 use tdx_emu_model::config::MAX_CMRS;
 use tdx_emu_model::{
-    Config, GuestEvent, GuestOutcome, Module, Outcome, Regs, VcpuControls, VeInfo,
+    Config, CpuidState, GuestEvent, GuestOutcome, Module, MsrAccess, Outcome, Regs, VcpuControls,
+    VeInfo,
 };
 
 static MODULE: OnceLock<Module<Bus>> = OnceLock::new();
@@ -53,7 +54,7 @@ pub struct CPlatform {
 
 /// `struct tdx_vcpu_controls`.
 #[repr(C)]
-pub struct CControls([u64; 20]);
+pub struct CControls([u64; 19]);
 
 impl From<VcpuControls> for CControls {
     fn from(c: VcpuControls) -> Self {
@@ -72,7 +73,6 @@ impl From<VcpuControls> for CControls {
             c.tsc_offset,
             c.tsc_multiplier,
             c.index,
-            c.cpuid_ve,
             p0,
             p1,
             p2,
@@ -287,6 +287,62 @@ pub extern "C" fn tdx_emu_virt_exception(lp: u32, info: &CVeInfo) -> bool {
         instruction: info.instruction,
     };
     module().virt_exception(lp as usize, &info)
+}
+
+/// `struct tdx_cpuid_state`.
+#[repr(C)]
+pub struct CCpuidState {
+    cr4: u64,
+    supervisor: bool,
+    long_mode: bool,
+}
+
+/// See `tdx_emu.h`.
+#[no_mangle]
+pub extern "C" fn tdx_emu_cpuid(
+    lp: u32,
+    leaf: u32,
+    sub: u32,
+    state: &CCpuidState,
+    out: &mut [u32; 4],
+) -> bool {
+    let state = CpuidState {
+        supervisor: state.supervisor,
+        cr4: state.cr4,
+        long_mode: state.long_mode,
+    };
+    let values = module().guest_cpuid(lp as usize, leaf, sub, &state);
+    if let Some(v) = values {
+        *out = v;
+    }
+    values.is_some()
+}
+
+/// `enum tdx_msr`.
+#[repr(C)]
+pub enum CMsr {
+    /// `TDX_MSR_NATIVE`
+    Native,
+    /// `TDX_MSR_VALUE`
+    Value,
+    /// `TDX_MSR_VE`
+    VirtException,
+    /// `TDX_MSR_GP`
+    Fault,
+}
+
+/// See `tdx_emu.h`.
+#[no_mangle]
+pub extern "C" fn tdx_emu_msr(lp: u32, index: u32, write: bool, value: &mut u64) -> CMsr {
+    match module().guest_msr(lp as usize, index, write.then_some(*value)) {
+        MsrAccess::Native => CMsr::Native,
+        MsrAccess::Value(v) => {
+            *value = v;
+            CMsr::Value
+        }
+        MsrAccess::VirtException => CMsr::VirtException,
+        MsrAccess::Fault => CMsr::Fault,
+    }
 }
 
 /// See `tdx_emu.h`.

@@ -20,6 +20,9 @@ unsafe extern "C" {
     safe fn tdx_machine_tsc(lp: u32) -> u64;
     safe fn tdx_machine_interrupt_pending(lp: u32) -> bool;
     safe fn tdx_machine_flush_page(pa: u64);
+    /// EAX, EBX, ECX, EDX go to `out`.
+    fn tdx_machine_cpuid(lp: u32, leaf: u32, sub: u32, out: *mut u32);
+    safe fn tdx_machine_msr(lp: u32, index: u32) -> u64;
     safe fn tdx_machine_invept(lp: u32, eptp: u64);
     fn tdx_machine_log(line: *const c_char);
     fn tdx_machine_panic(message: *const c_char);
@@ -155,6 +158,21 @@ impl Platform for Bus {
 
     fn invept(&self, lp: usize, eptp: u64) {
         tdx_machine_invept(lp as u32, eptp);
+    }
+
+    fn cpuid(&self, lp: usize, leaf: u32, sub: u32) -> [u32; 4] {
+        let mut out = [0; 4];
+        // SAFETY: There is room for the four registers.
+        unsafe { tdx_machine_cpuid(lp as u32, leaf, sub, out.as_mut_ptr()) };
+        out
+    }
+
+    fn msr(&self, lp: usize, index: u32) -> u64 {
+        tdx_machine_msr(lp as u32, index)
+    }
+
+    fn sha512_block(&self, state: &mut [u64; 8], block: &[u8; 128]) {
+        sha2::compress512(state, &[(*block).into()]);
     }
 
     fn log(&self, record: &CallRecord) {

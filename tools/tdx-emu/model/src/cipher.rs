@@ -71,15 +71,17 @@ pub const fn absorb(state: u64, word: u64) -> u64 {
     mix(state ^ word).wrapping_add(0x9E37_79B9_7F4A_7C15)
 }
 
-/// A stand-in for the measurement hash: absorbs a word into six lanes.
-///
-/// The model's MRTD is *not* SHA-384; it only has the property that every
-/// record changes it.
-pub fn measure(lanes: &mut [u64; 6], word: u64) {
-    let mut carry = word;
-    for (i, lane) in lanes.iter_mut().enumerate() {
-        *lane = absorb(*lane ^ (i as u64) << 56, carry);
-        carry = *lane;
+/// A stand-in for the compression function of a hash: every word of the block changes
+/// every word of the state.
+pub fn mix_block(state: &mut [u64; 8], block: &[u8; 128]) {
+    for bytes in block.chunks_exact(8) {
+        let mut word = [0; 8];
+        word.copy_from_slice(bytes);
+        let mut carry = u64::from_le_bytes(word);
+        for (i, lane) in state.iter_mut().enumerate() {
+            *lane = absorb(*lane ^ (i as u64) << 56, carry);
+            carry = *lane;
+        }
     }
 }
 

@@ -160,6 +160,8 @@ impl<M: Machine> Module<M> {
             leaf::SYS_LP_INIT => self.sys_lp_init(lp),
             leaf::SYS_CONFIG => self.sys_config(regs),
             leaf::SYS_KEY_CONFIG => self.sys_key_config(lp),
+            // Kept for old hosts: it does nothing.
+            leaf::SYS_LP_SHUTDOWN => Ok(SUCCESS),
             leaf::SYS_TDMR_INIT => self.sys_tdmr_init(regs),
             leaf::SYS_RD => self.sys_rd(regs, lp),
             _ => Err(with_op(OPERAND_INVALID, op::RAX)),

@@ -16,6 +16,7 @@ mod leaf;
 pub mod leaf_statuses;
 pub mod locks;
 pub mod log;
+pub mod measure;
 pub mod mem;
 mod module;
 pub mod opstate;
@@ -31,8 +32,10 @@ mod walk;
 
 pub use config::Config;
 pub use dispatch::Outcome;
+pub use leaf::cpuid::CpuidState;
 pub use leaf::guest::{GuestEvent, GuestOutcome};
 pub use leaf::guest_state::{VcpuControls, VeInfo};
+pub use leaf::msr::MsrAccess;
 pub use mem::{Machine, PhysMem, Platform};
 pub use module::{Module, Violation};
 pub use regs::Regs;

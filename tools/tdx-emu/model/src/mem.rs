@@ -86,6 +86,22 @@ pub trait Platform {
     fn invept(&self, lp: usize, eptp: u64) {
         let _ = (lp, eptp);
     }
+    /// CPUID of the machine, as `lp` has it now: EAX, EBX, ECX, EDX.
+    fn cpuid(&self, lp: usize, leaf: u32, sub: u32) -> [u32; 4] {
+        let _ = (lp, leaf, sub);
+        [0; 4]
+    }
+    /// A model-specific register of `lp`, with the guest's value while one runs there;
+    /// 0 if there is none.
+    fn msr(&self, lp: usize, index: u32) -> u64 {
+        let _ = (lp, index);
+        0
+    }
+    /// The compression function of SHA-512 and SHA-384. The default is a stand-in: every
+    /// block changes the state, but the digests are none.
+    fn sha512_block(&self, state: &mut [u64; 8], block: &[u8; 128]) {
+        crate::cipher::mix_block(state, block);
+    }
     /// A rule of the fault plan with a callback fired, before the call of
     /// `leaf` is carried out.
     fn fault_callback(&self, lp: usize, leaf: u16, id: u32) {

@@ -157,6 +157,7 @@ leaves! {
     PHYMEM_CACHE_WB = 40, "TDH.PHYMEM.CACHE.WB";
     PHYMEM_PAGE_WBINVD = 41, "TDH.PHYMEM.PAGE.WBINVD";
     VP_WR = 43, "TDH.VP.WR";
+    SYS_LP_SHUTDOWN = 44, "TDH.SYS.LP.SHUTDOWN";
     SYS_CONFIG = 45, "TDH.SYS.CONFIG";
 }
 
@@ -169,10 +170,14 @@ pub const BEFORE_READY: &[u16] = &[31, 32, 33, 34, 35, 37, 44, 45, 53];
 pub mod tdcall {
     pub const VP_VMCALL: u16 = 0;
     pub const VP_INFO: u16 = 1;
+    pub const MR_RTMR_EXTEND: u16 = 2;
     pub const VP_VEINFO_GET: u16 = 3;
     pub const MR_REPORT: u16 = 4;
     pub const VP_CPUIDVE_SET: u16 = 5;
     pub const MEM_PAGE_ACCEPT: u16 = 6;
+    pub const VM_RD: u16 = 7;
+    pub const VM_WR: u16 = 8;
+    pub const SYS_RD: u16 = 11;
     pub const MEM_PAGE_ATTR_RD: u16 = 23;
     pub const MEM_PAGE_ATTR_WR: u16 = 24;
 }
@@ -196,6 +201,7 @@ pub mod op {
     pub const ARCH_CAPABILITIES: u32 = 72;
     pub const TDR: u32 = 128;
     pub const SEPT_TREE: u32 = 146;
+    pub const RTMR: u32 = 168;
     pub const TD_EPOCH: u32 = 169;
     pub const OP_STATE: u32 = 172;
     pub const KOT: u32 = 186;

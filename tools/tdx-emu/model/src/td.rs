@@ -76,9 +76,26 @@ pub mod tdcs {
     pub const CONFIG_FLAGS: u64 = 0x80;
     pub const TSC_OFFSET: u64 = 0x88;
     pub const TSC_MULTIPLIER: u64 = 0x90;
+    pub const TD_CTLS: u64 = 0x98;
+    pub const NOTIFY_ENABLES: u64 = 0xA0;
+    /// IA32_ARCH_CAPABILITIES as the TD sees it.
+    pub const ARCH_CAPABILITIES: u64 = 0xA8;
+    /// vCPUs that were given an x2APIC id.
+    pub const NUM_X2APIC_IDS: u64 = 0xB0;
+    pub const RTMR_LOCK: u64 = 0xB8;
     pub const MRTD: u64 = 0x100;
-    /// Two words for each configurable CPUID leaf.
-    pub const CPUID: u64 = 0x200;
+    /// The measurement in progress, and how many blocks are in it.
+    pub const MRTD_STATE: u64 = 0x140;
+    pub const MRTD_BLOCKS: u64 = 0x180;
+    /// MRCONFIGID, MROWNER and MROWNERCONFIG, as in TD_PARAMS.
+    pub const MRCONFIGID: u64 = 0x200;
+    pub const MRCONFIG_END: u64 = MRCONFIGID + 3 * 48;
+    /// Four runtime measurement registers.
+    pub const RTMR: u64 = 0x300;
+    pub const RTMR_END: u64 = RTMR + 4 * 48;
+    /// Two words for each CPUID leaf and subleaf that the module knows.
+    pub const CPUID: u64 = 0x400;
+    pub const CPUID_SIZE: u64 = 0x800;
     /// The TDCX page with the x2APIC ids of the vCPUs, 32 bits each.
     pub const X2APIC_PAGE: u64 = 4;
 }
@@ -130,6 +147,15 @@ pub mod tdvps {
     pub const GUEST_RCX: u64 = GPRS + 8;
     pub const GUEST_RDX: u64 = GPRS + 16;
     pub const MAGIC: u64 = 0x5650_4454_5F58_4454;
+}
+
+/// Bits of TD_CTLS.
+#[allow(missing_docs)]
+pub mod td_ctls {
+    /// No virtualization exception for a page that is not accepted.
+    pub const PENDING_VE_DISABLE: u64 = 1;
+    /// CPUID leaves 0xB and 0x1F are answered.
+    pub const ENUM_TOPOLOGY: u64 = 1 << 1;
 }
 
 /// vCPU states.

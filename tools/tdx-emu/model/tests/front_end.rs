@@ -7,7 +7,7 @@ mod common;
 use common::*;
 use tdx_emu_model::regs::{leaf, op, tdcall};
 use tdx_emu_model::status::*;
-use tdx_emu_model::{GuestEvent, GuestOutcome, Outcome, PhysMem, Regs, VeInfo};
+use tdx_emu_model::{CpuidState, GuestEvent, GuestOutcome, Outcome, PhysMem, Regs, VeInfo};
 
 const LP: usize = 1;
 const RIP: u64 = 0x1000;
@@ -52,6 +52,7 @@ fn reset_state() {
     let want = Regs {
         rbx: 48,
         rcx: 7,
+        rdx: FMS.into(),
         r8: 7,
         ..Regs::default()
     };
@@ -114,6 +115,7 @@ fn info_leaves() {
     enter(&vm, Regs::default());
     let r = tdcall(&vm, Regs::call(tdcall::VP_INFO, 9, 9));
     assert_eq!((r.rax, r.rcx, r.rdx, r.r9), (0, 48, 1, 0));
+    assert_eq!((r.r10, r.r11), (1, 0));
     assert_eq!(r.r8 & 0xFFFF_FFFF, 2);
     for rax in [0xFFFF, 1 << 16, u64::MAX] {
         let regs = Regs {
@@ -125,7 +127,14 @@ fn info_leaves() {
     let set = |rcx| tdcall(&vm, Regs::call(tdcall::VP_CPUIDVE_SET, rcx, 0)).rax;
     assert_eq!(set(4), invalid(op::RCX));
     assert_eq!(set(1), 0);
-    assert_eq!(vm.m.vcpu_controls(LP).unwrap().cpuid_ve, 1);
+    let cpuid = |supervisor| {
+        let state = CpuidState {
+            supervisor,
+            ..CpuidState::default()
+        };
+        vm.m.guest_cpuid(LP, 0, 0, &state)
+    };
+    assert!(cpuid(true).is_none() && cpuid(false).is_some());
 }
 
 #[test]
@@ -244,7 +253,7 @@ fn interrupts_that_wait_are_visible() {
 }
 
 #[test]
-fn clock_and_cpuid_of_a_td() {
+fn clock_of_a_td() {
     let vm = Vm::running();
     let read = |field| vm.call(0, Regs::call(leaf::MNG_RD, TDR, field));
     let exec = |code| read(0x11u64 << 56 | code);
@@ -252,13 +261,6 @@ fn clock_and_cpuid_of_a_td() {
     let mhz = exec(12).r8 * 25;
     let ratio = (u128::from(mhz) << 48) / 2000;
     assert_eq!(u128::from(exec(11).r8), ratio);
-    let cpuid = |leaf: u64, sub: u64, half: u64| {
-        let code = (leaf >> 31) << 16 | (leaf & 0x7F) << 9 | sub << 1 | half;
-        read(0x9410_0003_0000_0000 | code)
-    };
-    assert_eq!(cpuid(0, 0xFF, 0).r8 & 0xFF, 0x21);
-    assert_eq!(cpuid(0x8000_0008, 0xFF, 0).rax, 0);
-    assert_eq!(cpuid(5, 0xFF, 0).rax, METADATA_FIELD_ID_INCORRECT);
 }
 
 #[test]

@@ -14,7 +14,7 @@ use crate::status::{
     OPERAND_BUSY_HOST_PRIORITY, OPERAND_INVALID, PAGE_ALREADY_ACCEPTED, PAGE_SIZE_MISMATCH,
     SUCCESS,
 };
-use crate::td::{last_exit, tdcs, tdr, tdvps, vcpu, Td};
+use crate::td::{last_exit, td_ctls, tdcs, tdr, tdvps, vcpu, Td};
 use crate::walk::{mapping, Locked, Walk};
 
 /// An event in the guest.
@@ -136,7 +136,6 @@ pub(crate) struct Vcpu {
     pub tdvpr: u64,
 }
 
-const SEPT_VE_DISABLE: u64 = 1 << 28;
 /// EPT violations without progress after which GPAs are logged.
 const EPF_THRESHOLD: u64 = 6;
 /// What RCX of TDG.VP.VMCALL may select: all but RAX, RCX, RSP and RBP.
@@ -329,7 +328,7 @@ impl<M: Machine> Module<M> {
                 Err(e) => return self.died(e),
             };
             if sept::state(w.raw).acceptable() {
-                if self.tdcs_rd(&v.td, tdcs::ATTRIBUTES) & SEPT_VE_DISABLE == 0 {
+                if self.tdcs_rd(&v.td, tdcs::TD_CTLS) & td_ctls::PENDING_VE_DISABLE == 0 {
                     return GuestOutcome::VirtException(gpa);
                 }
                 ext = eeq::PENDING;

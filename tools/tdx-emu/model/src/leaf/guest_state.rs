@@ -42,9 +42,6 @@ pub struct VcpuControls {
     pub tsc_multiplier: u64,
     /// Index of the vCPU in its TD.
     pub index: u64,
-    /// The guest wants #VE for all CPUID leaves: bit 0 in the kernel, bit 1 in
-    /// user mode.
-    pub cpuid_ve: u64,
     /// The vCPU's pages, TDVPR first.
     pub pages: [u64; VCPU_PAGES],
 }
@@ -75,6 +72,8 @@ impl<M: Machine> Module<M> {
         let regs = Regs {
             rbx: width,
             rcx,
+            // Family, model and stepping.
+            rdx: self.machine.cpuid(0, 1, 0)[0].into(),
             rsi: index,
             r8: rcx,
             ..Regs::default()
@@ -173,7 +172,6 @@ impl<M: Machine> Module<M> {
             tsc_offset: self.tdcs_rd(td, tdcs::TSC_OFFSET),
             tsc_multiplier: self.tdcs_rd(td, tdcs::TSC_MULTIPLIER),
             index: self.vget(&v, tdvps::VCPU_INDEX),
-            cpuid_ve: self.vget(&v, tdvps::CPUID_VE),
             pages: core::array::from_fn(|i| self.vget(&v, tdvps::PAGES + 8 * i as u64)),
         })
     }

@@ -48,7 +48,7 @@ impl<M: Machine> Module<M> {
         self.copy_page((0, from), (td.hkid, target))?;
         let entry = sept::leaf_entry(State::Mapped, sept::RWX, target);
         self.wr(td.hkid, w.at, entry);
-        self.measure_record(&td, *b"MEM.PAGE", gpa);
+        self.measure_record(&td, b"MEM.PAGE.ADD", gpa);
         self.children(tdr, 1);
         page.assign(pt::REG, tdr);
         Ok(SUCCESS)

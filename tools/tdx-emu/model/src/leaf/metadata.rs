@@ -94,10 +94,10 @@ impl<M: Machine> Module<M> {
             (0x11, 0x10..=0x12) => 16,
             (0x18, 0) => 4096,
             (0x18, 0x100 | 0x200) => 0x6000,
-            (0x19, 4) => cpuid::CPUID_CONFIG.len() as u64,
+            (0x19, 4) => cpuid::CHOICE_COUNT as u64,
             (0x19, 8) => 576,
             (0x19, 0x400..=0x411) => cpuid::config_leaf(code - 0x400),
-            (0x19, 0x500..=0x523) => cpuid::config_bits(code - 0x500),
+            (0x19, 0x500..=0x523) => self.config_bits(code - 0x500),
             _ => return Err(METADATA_FIELD_ID_INCORRECT),
         };
         let next = SYS
@@ -150,15 +150,22 @@ impl<M: Machine> Module<M> {
                 let per_us = (self.config.tsc_hz / 1_000_000).max(1);
                 self.tdcs_rd(td, tdcs::HP_LOCK_TIMEOUT) / per_us
             }
+            // NOTIFY_ENABLES, CONFIG_FLAGS, TD_CTLS, TOPOLOGY_ENUM_CONFIGURED.
+            (0x11, 0x10) => self.tdcs_rd(td, tdcs::NOTIFY_ENABLES),
             (0x11, 0x16) => self.tdcs_rd(td, tdcs::CONFIG_FLAGS),
+            (0x11, 0x17) => self.tdcs_rd(td, tdcs::TD_CTLS),
+            (0x11, 0x19) => self.topology_configured(td).into(),
             // TDCS: TD_EPOCH, REFCOUNT.
             (0x12, 0) => self.tdcs_rd(td, tdcs::EPOCH),
             (0x12, 1 | 2) => self.tdcs_rd(td, tdcs::REFCOUNT) >> (16 * (code - 1)) & 0xFFFF,
+            // TDCS: MRTD, MRCONFIGID, MROWNER, MROWNERCONFIG, RTMR.
+            (0x13, 0..=5) => self.tdcs_rd(td, tdcs::MRTD + 8 * code),
+            (0x13, 0x10..=0x15) => self.tdcs_rd(td, tdcs::MRCONFIGID + 8 * (code - 0x10)),
+            (0x13, 0x18..=0x1D) => self.tdcs_rd(td, tdcs::MRCONFIGID + 48 + 8 * (code - 0x18)),
+            (0x13, 0x20..=0x25) => self.tdcs_rd(td, tdcs::MRCONFIGID + 96 + 8 * (code - 0x20)),
+            (0x13, 0x40..=0x57) => self.tdcs_rd(td, tdcs::RTMR + 8 * (code - 0x40)),
             // CPUID values as the guest sees them.
-            (0x14, _) => match self.cpuid_value(td, code) {
-                Some(v) => v,
-                None => return Err(METADATA_FIELD_ID_INCORRECT),
-            },
+            (0x14, _) => self.cpuid_value(td, code)?,
             _ => return Err(METADATA_FIELD_ID_INCORRECT),
         };
         Ok((value, NONE))

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! TDH.MNG.INIT: reads TD_PARAMS.
 
-use super::cpuid::CPUID_CONFIG;
+use super::msr::{arch_capabilities, msr::ARCH_CAPABILITIES as IA32_ARCH_CAPABILITIES};
 use crate::locks::Mode;
 use crate::mem::Machine;
 use crate::module::Module;
@@ -9,7 +9,7 @@ use crate::opstate::op_state;
 use crate::regs::{leaf, op, Regs};
 use crate::sept::HPA;
 use crate::status::{with_op, Res, OPERAND_INVALID, SUCCESS, TDCS_NOT_ALLOCATED};
-use crate::td::{tdcs, tdr, Td, MIN_TDCX, TDCX_SEPT_ROOT};
+use crate::td::{td_ctls, tdcs, tdr, Td, MIN_TDCX, TDCX_SEPT_ROOT};
 
 /// Offsets in TD_PARAMS.
 pub(crate) mod params {
@@ -23,6 +23,8 @@ pub(crate) mod params {
     /// tsc_frequency (16 bits), then reserved to 80.
     pub const TSC_FREQUENCY: u64 = 40;
     pub const RESERVED_1_END: u64 = 80;
+    /// MRCONFIGID, MROWNER, MROWNERCONFIG.
+    pub const MRCONFIGID: u64 = 80;
     pub const ARCH_CAPABILITIES: u64 = 224;
     pub const RESERVED_2: u64 = 232;
     pub const RESERVED_2_END: u64 = 256;
@@ -32,6 +34,7 @@ pub(crate) mod params {
 }
 
 const ATTR_DEBUG: u64 = 1;
+const ATTR_SEPT_VE_DISABLE: u64 = 1 << 28;
 const ATTR_MIGRATABLE: u64 = 1 << 29;
 const ATTR_PERFMON: u64 = 1 << 63;
 const MAX_VCPUS_PER_TD: u64 = 576;
@@ -64,10 +67,8 @@ impl<M: Machine> Module<M> {
         self.tdcs_wr(&td, tdcs::REFCOUNT, 0);
         // One second.
         self.tdcs_wr(&td, tdcs::HP_LOCK_TIMEOUT, self.config.tsc_hz);
-        self.td_params(&td, pa & !self.config.hkid_mask())?;
-        for i in 0..6 {
-            self.tdcs_wr(&td, tdcs::MRTD + 8 * i, 0);
-        }
+        self.td_params(&td, pa & !self.config.hkid_mask(), &mut regs.rcx)?;
+        self.measure_start(&td);
         // The TD's clock starts now.
         let tsc = self.machine.tsc(lp);
         self.tdcs_wr(&td, tdcs::TSC_OFFSET, tsc.wrapping_neg());
@@ -75,7 +76,8 @@ impl<M: Machine> Module<M> {
         Ok(SUCCESS)
     }
 
-    fn td_params(&self, td: &Td, pa: u64) -> Res {
+    /// `culprit` becomes the CPUID leaf that is refused, if one is.
+    fn td_params(&self, td: &Td, pa: u64, culprit: &mut u64) -> Res {
         let invalid = |operand| Err(with_op(OPERAND_INVALID, operand));
         let word = |off: u64| self.machine.read(pa + off);
         let zero = |from: u64, to: u64| (from..to).step_by(8).all(|o| word(o) == 0);
@@ -87,6 +89,13 @@ impl<M: Machine> Module<M> {
             return invalid(op::ATTRIBUTES);
         }
         self.tdcs_wr(td, tdcs::ATTRIBUTES, attr);
+        let no_ve = attr & ATTR_SEPT_VE_DISABLE != 0;
+        let ctls = if no_ve {
+            td_ctls::PENDING_VE_DISABLE
+        } else {
+            0
+        };
+        self.tdcs_wr(td, tdcs::TD_CTLS, ctls);
         let xfam = word(params::XFAM);
         if !xfam_ok(xfam, self.config.xfam_fixed0) {
             return invalid(op::XFAM);
@@ -139,18 +148,32 @@ impl<M: Machine> Module<M> {
             || !zero(params::TSC_FREQUENCY + 8, params::RESERVED_1_END)
             || counts >> 25 & 0x7F != 0
             || !zero(params::RESERVED_2, params::RESERVED_2_END)
-            || !zero(params::RESERVED_3, params::SIZE)
         {
             return invalid(op::RDX);
         }
-        for i in 0..2 * CPUID_CONFIG.len() as u64 {
-            self.tdcs_wr(td, tdcs::CPUID + 8 * i, word(params::CPUID + 8 * i));
+        for off in (0..tdcs::MRCONFIG_END - tdcs::MRCONFIGID).step_by(8) {
+            self.tdcs_wr(td, tdcs::MRCONFIGID + off, word(params::MRCONFIGID + off));
+        }
+        self.cpuid_init(td, |i| word(params::CPUID + 8 * i as u64))
+            .map_err(|(status, leaf)| {
+                *culprit = leaf;
+                status
+            })?;
+        if !zero(params::RESERVED_3, params::SIZE) {
+            return invalid(op::RDX);
         }
         // Configured IA32_ARCH_CAPABILITIES need their control bit.
         let caps = word(params::ARCH_CAPABILITIES);
         if counts >> 24 & 1 == 0 && caps != 0 || caps & !ARCH_CAPABILITIES_CONFIG != 0 {
             return invalid(op::ARCH_CAPABILITIES);
         }
+        let native = self.machine.msr(0, IA32_ARCH_CAPABILITIES);
+        let tsx = self.td_features(td).tsx;
+        self.tdcs_wr(
+            td,
+            tdcs::ARCH_CAPABILITIES,
+            arch_capabilities(native, caps, tsx),
+        );
         if attr & ATTR_MIGRATABLE != 0 && l2_vms != 0 {
             return invalid(op::RDX);
         }

@@ -1,11 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0
 //! The leaves, one file per family.
 
-mod cpuid;
+pub mod cpuid;
+mod cpuid_table;
 pub mod guest;
 mod guest_access;
 mod guest_attr;
 mod guest_call;
+mod guest_fields;
+mod guest_measure;
 pub mod guest_state;
 mod mem_large;
 mod mem_page;
@@ -16,6 +19,7 @@ pub mod metadata;
 mod mng;
 mod mng_init;
 mod mr;
+pub mod msr;
 mod phymem;
 mod relocate;
 mod sys;

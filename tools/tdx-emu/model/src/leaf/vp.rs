@@ -147,6 +147,7 @@ impl<M: Machine> Module<M> {
             self.update(td.hkid, pa, |w| {
                 (w & !(0xFFFF_FFFF << shift) | id << shift, ())
             });
+            self.add(td.hkid, td.tdcs + tdcs::NUM_X2APIC_IDS, 1);
         }
         self.vp_wr(td, tdvpr, tdvps::VCPU_INDEX, index);
         self.vp_wr(td, tdvpr, tdvps::LAST_EXIT_TSC, self.machine.tsc(lp));
@@ -156,6 +157,12 @@ impl<M: Machine> Module<M> {
         self.vp_wr(td, tdvpr, tdvps::ASSOC_LP, lp as u64);
         self.add(td.hkid, td.tdcs + tdcs::NUM_ASSOC, 1);
         Ok(SUCCESS)
+    }
+
+    /// The x2APIC id of a vCPU.
+    pub(super) fn x2apic_id(&self, td: &Td, index: u64) -> u32 {
+        let ids = self.tdcx(td, tdcs::X2APIC_PAGE);
+        (self.rd(td.hkid, ids + index.min(1023) / 2 * 8) >> (32 * (index & 1))) as u32
     }
 
     pub(crate) fn vp_flush(&self, regs: &Regs, lp: usize) -> Res<u64> {

@@ -166,8 +166,36 @@ impl Platform for Machine {
     fn fault_callback(&self, _lp: usize, _leaf: u16, id: u32) {
         self.callback.store(id.into(), SeqCst);
     }
+    fn cpuid(&self, _lp: usize, leaf: u32, sub: u32) -> [u32; 4] {
+        native_cpuid(leaf, sub)
+    }
+    fn msr(&self, _lp: usize, index: u32) -> u64 {
+        match index {
+            0x10A => u64::MAX,
+            0xC000_0080 => 0xD01,
+            _ => 0,
+        }
+    }
+    fn sha512_block(&self, state: &mut [u64; 8], block: &[u8; 128]) {
+        sha2::compress512(state, &[(*block).into()]);
+    }
     fn invept(&self, lp: usize, _eptp: u64) {
         self.tlb.lock().unwrap().retain(|k, _| k.0 != lp);
+    }
+}
+
+/// Family, model and stepping of the machine.
+pub const FMS: u32 = 0x000C_06F2;
+
+/// A CPU that has all there is.
+pub fn native_cpuid(leaf: u32, sub: u32) -> [u32; 4] {
+    match (leaf, sub) {
+        (1, _) => [FMS, u32::MAX, u32::MAX, u32::MAX],
+        // Size, place, user state.
+        (0xD, 2) => [256, 576, 0, 0],
+        (0xD, 9) => [8, 2688, 0, 0],
+        (0xD, 11) => [16, 0, 1, 0],
+        _ => [u32::MAX; 4],
     }
 }
 
@@ -238,12 +266,20 @@ impl Vm {
     }
 
     pub fn building_with(cipher: bool) -> Self {
+        Vm::building_from(cipher, &[])
+    }
+
+    /// The same with other words of TD_PARAMS: offset and content.
+    pub fn building_from(cipher: bool, params: &[(u64, u64)]) -> Self {
         let vm = Vm::bare_with(cipher);
         vm.create(TDR, HKID);
         for i in 0..6 {
             vm.ok(0, Regs::call(leaf::MNG_ADDCX, TDCX + 0x1000 * i, TDR));
         }
         vm.params(1);
+        for (offset, word) in params {
+            vm.m.machine.write(PARAMS + offset, *word);
+        }
         vm.ok(0, Regs::call(leaf::MNG_INIT, TDR, PARAMS));
         for v in 0..2 {
             let tdvpr = VCPU + 0x1_0000 * v;
