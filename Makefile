@@ -6,7 +6,7 @@ KDIR ?= /lib/modules/$(shell uname -r)/build
 export KSRC
 
 .DEFAULT_GOAL := module
-.PHONY: all module kvm-modules provision run test tdx-host tdx-coverage bench lint mutations bisect doc clean help
+.PHONY: all module kvm-modules provision run test td tdx-host tdx-coverage bench lint mutations bisect doc clean help
 
 # --- the module alone: needs nothing but a build tree of a kernel with Rust
 
@@ -48,6 +48,16 @@ run test bench:
 tdx-host:
 	@tools/bochs-tdx/run.sh $(if $(DEBUG),--debug)
 
+# SHELL=1 asks for a shell in the TD; make itself needs its own.
+ifeq ($(origin SHELL),command line)
+export TD_SHELL := $(SHELL)
+override SHELL := /bin/sh
+endif
+export VCPUS MIB
+
+td:
+	@tools/bochs-tdx/td.sh
+
 tdx-coverage:
 	@tools/bochs-tdx/coverage.sh
 
@@ -79,6 +89,8 @@ help:
 	@echo 'make tdx-host     TDs run by KVM itself on an emulated TDX host, while their pages move'
 	@echo 'make tdx-host DEBUG=1'
 	@echo '                  the same on the debug kernel'
+	@echo 'make td           Debian as a TD, unmodified, there: its memory moves from its firmware on'
+	@echo '                  (VCPUS=, MIB=; SHELL=1: a shell in the TD)'
 	@echo 'make tdx-coverage which lines of KVM and of our patches that executes'
 	@echo 'make bench        instructions per page of a move, beside ordinary memory (build/bench.json)'
 	@echo 'make lint         every checker'

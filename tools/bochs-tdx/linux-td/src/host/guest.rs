@@ -1,0 +1,257 @@
+// SPDX-License-Identifier: GPL-2.0
+//! QEMU with the TD in it, and what comes out of the TD's serial line.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{Read, Write};
+use std::path::Path;
+use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use anyhow::{bail, Context};
+
+/// How far the TD has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Stage {
+    /// Nothing but the firmware has run.
+    Firmware,
+    /// The kernel has said something.
+    Kernel,
+    /// The first process works.
+    Working,
+    /// It has ended its work.
+    Done,
+}
+
+/// What the TD has said.
+#[derive(Debug)]
+pub struct Said {
+    /// How far it is, and when each stage began.
+    pub stage: Stage,
+    /// Seconds from the start of QEMU to the first output, the kernel and init.
+    pub seconds: BTreeMap<&'static str, f64>,
+    /// Counters of the last status line.
+    pub counters: BTreeMap<String, u64>,
+    /// Lines of the first process that are none of the above.
+    pub lines: Vec<String>,
+    /// What it thinks of its memory.
+    pub verdict: Option<String>,
+}
+
+/// A line of QEMU's options.
+pub struct Setup<'a> {
+    /// Where the parts are.
+    pub parts: &'a Path,
+    /// Virtual CPUs.
+    pub vcpus: u32,
+    /// MiB of memory.
+    pub mib: u64,
+    /// Kernel command line.
+    pub append: &'a str,
+    /// The TD's disk.
+    pub disk: &'a Path,
+    /// Everything the TD says goes there too.
+    pub log: &'a Path,
+}
+
+/// A running TD.
+pub struct Guest {
+    child: Child,
+    input: Option<ChildStdin>,
+    reader: Option<JoinHandle<()>>,
+    said: Arc<Mutex<Said>>,
+}
+
+fn command(s: &Setup) -> Command {
+    let qemu = s.parts.join("qemu");
+    // Debian's QEMU, with the C library that it was linked with.
+    let mut c = Command::new(qemu.join("ld-linux-x86-64.so.2"));
+    c.arg("--library-path")
+        .arg(&qemu)
+        .arg(qemu.join("qemu-system-x86_64"));
+    c.arg("-L").arg(&qemu);
+    let vcpus = s.vcpus.to_string();
+    let memory = format!("{}M", s.mib);
+    let disk = format!(
+        "if=none,id=d,format=raw,cache=unsafe,file={}",
+        s.disk.display()
+    );
+    c.args([
+        "-accel", "kvm", "-cpu", "host", "-smp", &vcpus, "-m", &memory,
+    ]);
+    c.args(["-object", "tdx-guest,id=td"]);
+    c.args([
+        "-machine",
+        "q35,kernel-irqchip=split,confidential-guest-support=td",
+    ]);
+    c.arg("-bios").arg(s.parts.join("OVMF.fd"));
+    c.args([
+        "-nodefaults",
+        "-display",
+        "none",
+        "-serial",
+        "stdio",
+        "-no-reboot",
+    ]);
+    c.args([
+        "-drive",
+        &disk,
+        "-device",
+        "virtio-blk-pci,drive=d,disable-legacy=on,iommu_platform=on",
+    ]);
+    c.arg("-kernel").arg(s.parts.join("vmlinuz"));
+    c.arg("-initrd").arg(s.parts.join("initrd"));
+    c.args(["-append", s.append]);
+    c
+}
+
+/// Runs it on this program's own input and output, until it ends.
+///
+/// # Errors
+/// QEMU cannot be started.
+pub fn shell(setup: &Setup) -> anyhow::Result<bool> {
+    let status = command(setup).status().context("cannot start QEMU")?;
+    Ok(status.success())
+}
+
+impl Said {
+    fn line(&mut self, line: &str, started: Instant) {
+        let now = started.elapsed().as_secs_f64();
+        if self.stage == Stage::Firmware && line.contains("Linux version ") {
+            self.stage = Stage::Kernel;
+            self.seconds.insert("kernel", now);
+        }
+        // A message of the kernel may be in front of it.
+        let Some((_, text)) = line.split_once("td: ") else {
+            return;
+        };
+        let (word, rest) = text.split_once(' ').unwrap_or((text, ""));
+        match word {
+            "init" => {
+                self.seconds.insert("init", now);
+            }
+            "status" | "done" => {
+                self.stage = self.stage.max(if word == "done" {
+                    Stage::Done
+                } else {
+                    Stage::Working
+                });
+                self.seconds.entry("working").or_insert(now);
+                for pair in rest.split(' ') {
+                    if let Some((key, Ok(value))) =
+                        pair.split_once('=').map(|(k, v)| (k, v.parse()))
+                    {
+                        self.counters.insert(key.to_owned(), value);
+                    }
+                }
+            }
+            "verdict" => self.verdict = Some(rest.to_owned()),
+            _ => self.lines.push(text.to_owned()),
+        }
+    }
+}
+
+fn lock(said: &Mutex<Said>) -> MutexGuard<'_, Said> {
+    said.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Guest {
+    /// Starts it.
+    ///
+    /// # Errors
+    /// QEMU cannot be started.
+    pub fn start(setup: &Setup) -> anyhow::Result<Self> {
+        let mut child = command(setup)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .context("cannot start QEMU")?;
+        let started = Instant::now();
+        let input = child.stdin.take();
+        let mut output = child.stdout.take().context("QEMU has no output")?;
+        let mut log = File::create(setup.log).context("cannot keep the TD's output")?;
+        let said = Arc::new(Mutex::new(Said {
+            stage: Stage::Firmware,
+            seconds: BTreeMap::new(),
+            counters: BTreeMap::new(),
+            lines: Vec::new(),
+            verdict: None,
+        }));
+        let shared = Arc::clone(&said);
+        let reader = thread::spawn(move || {
+            let (mut buffer, mut pending) = ([0; 4096], Vec::new());
+            while let Ok(n @ 1..) = output.read(&mut buffer) {
+                // What is not kept is not worth to stop for.
+                let _ = log.write_all(&buffer[..n]);
+                lock(&shared)
+                    .seconds
+                    .entry("output")
+                    .or_insert_with(|| started.elapsed().as_secs_f64());
+                pending.extend_from_slice(&buffer[..n]);
+                while let Some(end) = pending.iter().position(|b| *b == b'\n') {
+                    let line: Vec<u8> = pending.drain(..=end).collect();
+                    let line = String::from_utf8_lossy(&line);
+                    lock(&shared).line(line.trim(), started);
+                }
+            }
+        });
+        Ok(Self {
+            child,
+            input,
+            reader: Some(reader),
+            said,
+        })
+    }
+
+    /// QEMU's process.
+    pub fn pid(&self) -> i32 {
+        self.child.id() as i32
+    }
+
+    /// What it has said until now.
+    pub fn said(&self) -> MutexGuard<'_, Said> {
+        lock(&self.said)
+    }
+
+    /// Whether QEMU runs.
+    ///
+    /// # Errors
+    /// It has no process any more.
+    pub fn runs(&mut self) -> anyhow::Result<bool> {
+        Ok(self.child.try_wait()?.is_none())
+    }
+
+    /// Asks the first process to end its work, and waits until QEMU ends.
+    ///
+    /// # Errors
+    /// It does not within that time.
+    pub fn stop(&mut self, limit: Duration) -> anyhow::Result<ExitStatus> {
+        if let Some(input) = &mut self.input {
+            // If QEMU has ended already, its status says why.
+            let _ = input.write_all(b"stop\n").and_then(|()| input.flush());
+        }
+        let end = Instant::now() + limit;
+        loop {
+            if let Some(status) = self.child.try_wait()? {
+                if let Some(reader) = self.reader.take() {
+                    let _ = reader.join();
+                }
+                return Ok(status);
+            }
+            if Instant::now() > end {
+                bail!("the TD has not ended within {} s", limit.as_secs());
+            }
+            thread::sleep(Duration::from_millis(100));
+        }
+    }
+}
+
+impl Drop for Guest {
+    fn drop(&mut self) {
+        // It may have ended.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

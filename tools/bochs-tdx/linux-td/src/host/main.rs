@@ -1,0 +1,368 @@
+// SPDX-License-Identifier: GPL-2.0
+//! `td-host`: starts an unmodified QEMU with a TD, moves the TD's memory while its firmware
+//! runs, while its kernel boots and while it works, then also while SEAMCALLs fail, and says
+//! what became of it.
+
+mod guest;
+mod moves;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{bail, Context};
+use clap::Parser;
+use privmemctl::draw::{bytes, number, picture};
+use serde::Serialize;
+
+use crate::guest::{Guest, Setup, Stage};
+use crate::moves::{Counters, Memory};
+
+/// Longest time for a stage that the TD has to reach.
+const PATIENCE: Duration = Duration::from_secs(600);
+/// Longest time for the TD's end.
+const LAST_ROUND: Duration = Duration::from_secs(120);
+/// Longest time without a line.
+const BEAT: Duration = Duration::from_secs(2);
+const FAULT_PLAN: &str = "/sys/module/tdxfaults/parameters/plan";
+/// Busy locks, and pages that the module does not take: the module says no before it has
+/// done anything, so each is tried again or given up.
+const FAULTS: &str = "TDH.MEM.PAGE.RELOCATE random=1/24 seed=11 status=0x8000020000000092";
+
+/// Run an unmodified Linux as a TD and move its memory.
+#[derive(Parser)]
+struct Cli {
+    /// Folder with qemu/, OVMF.fd, vmlinuz and initrd
+    #[arg(long, default_value = "/td")]
+    parts: PathBuf,
+    /// Virtual CPUs
+    #[arg(long, default_value_t = 1)]
+    vcpus: u32,
+    /// MiB of memory
+    #[arg(long, default_value_t = 256)]
+    mib: u64,
+    /// Relocations that have to happen
+    #[arg(long, default_value_t = 200_000)]
+    target: u64,
+    /// More of the TD's kernel command line
+    #[arg(long, default_value = "")]
+    append: String,
+    /// Folder for what comes out of it
+    #[arg(long, default_value = "/out")]
+    out: PathBuf,
+    /// Leave the memory where it is
+    #[arg(long)]
+    still: bool,
+    /// A shell in the TD, on this program's input and output; the memory stays
+    #[arg(long)]
+    shell: bool,
+}
+
+/// What the host counted; the rest of td.json is in the logs.
+#[derive(Serialize, Default)]
+struct Report {
+    vcpus: u32,
+    mib: u64,
+    seconds: BTreeMap<&'static str, f64>,
+    phases: BTreeMap<&'static str, u64>,
+    files: usize,
+    relocated_pages: u64,
+    refused: BTreeMap<&'static str, u64>,
+    offlined_blocks: u64,
+    blocks_that_stayed: u64,
+    injected_faults: u64,
+    guest: BTreeMap<String, u64>,
+    lines: Vec<String>,
+    verdict: String,
+}
+
+/// The show: a TD, its memory, and what was done to it.
+struct Show {
+    cli: Cli,
+    guest: Guest,
+    started: Instant,
+    memory: Option<Memory>,
+    report: Report,
+    last: Instant,
+    before: Counters,
+}
+
+impl Show {
+    fn say(&self, text: &str) {
+        println!("[{:6.1}] {text}", self.started.elapsed().as_secs_f64());
+        // A terminal that is gone leaves nothing to do.
+        let _ = std::io::stdout().flush();
+    }
+
+    /// A line about the present, if the last one is old enough.
+    fn beat(&mut self, what: &str, always: bool) -> anyhow::Result<()> {
+        if !always && self.last.elapsed() < BEAT {
+            return Ok(());
+        }
+        self.last = Instant::now();
+        let now = self.counters()?;
+        let (done, wrong) = {
+            let said = self.guest.said();
+            let get = |name: &str| said.counters.get(name).copied().unwrap_or(0);
+            (get("bytes"), get("mismatches"))
+        };
+        self.say(&format!(
+            "{what:<9} moved {:>9} pages (+{:<7}) of {:>7}   guest verified {:>9}   mismatches {wrong}",
+            number(now.relocated),
+            number(now.relocated - self.before.relocated),
+            number(now.pages),
+            bytes(done),
+        ));
+        Ok(())
+    }
+
+    fn counters(&mut self) -> anyhow::Result<Counters> {
+        let fresh = match &self.memory {
+            Some(m) if m.files() > 0 => None,
+            _ => Some(Memory::of(self.guest.pid())?),
+        };
+        if fresh.is_some() {
+            self.memory = fresh;
+        }
+        self.memory
+            .as_ref()
+            .map_or_else(|| Ok(Counters::default()), Memory::counters)
+    }
+
+    /// One round of everything that moves pages. After each step the TD runs alone for
+    /// `rest` times as long. Ends early if the TD is at `until` and there is such a stage.
+    fn round(&mut self, name: &'static str, rest: u32, until: Option<Stage>) -> anyhow::Result<()> {
+        let Some(memory) = &self.memory else {
+            return Ok(());
+        };
+        for step in memory.round()? {
+            let began = Instant::now();
+            let Some(memory) = &self.memory else {
+                break;
+            };
+            match memory.step(&step)? {
+                Some(true) => self.report.offlined_blocks += 1,
+                Some(false) => self.report.blocks_that_stayed += 1,
+                None => {}
+            }
+            thread::sleep(began.elapsed() * rest);
+            self.beat(name, false)?;
+            if until.is_some_and(|stage| self.guest.said().stage >= stage) || !self.guest.runs()? {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// One round once the TD has memory, then nothing, until it is that far.
+    fn until(&mut self, name: &'static str, until: Stage) -> anyhow::Result<()> {
+        let began = Instant::now();
+        self.before = self.counters()?;
+        let from = self.before.relocated;
+        let enough = self.cli.mib * (1 << 20) / 4096 / 4;
+        let mut moved = self.cli.still;
+        while self.guest.said().stage < until {
+            if !self.guest.runs()? {
+                bail!("the TD has ended during {name}");
+            }
+            if began.elapsed() > PATIENCE {
+                bail!("{name} has not ended within {} s", PATIENCE.as_secs());
+            }
+            if !moved && self.counters()?.pages > enough {
+                self.round(name, 1, Some(until))?;
+                moved = true;
+            }
+            thread::sleep(Duration::from_millis(100));
+            self.beat(name, false)?;
+        }
+        self.end_of(name, from)
+    }
+
+    /// Rounds under the TD's work, at least one, until so many pages have moved.
+    fn rounds(&mut self, name: &'static str, goal: u64) -> anyhow::Result<()> {
+        self.before = self.counters()?;
+        let from = self.before.relocated;
+        loop {
+            self.round(name, 0, None)?;
+            if !self.guest.runs()? || self.guest.said().stage == Stage::Done {
+                bail!("the TD has ended during {name}");
+            }
+            if self.counters()?.relocated >= goal {
+                break;
+            }
+        }
+        self.end_of(name, from)
+    }
+
+    fn end_of(&mut self, name: &'static str, from: u64) -> anyhow::Result<()> {
+        self.beat(name, true)?;
+        let now = self.counters()?;
+        *self.report.phases.entry(name).or_default() += now.relocated - from;
+        Ok(())
+    }
+
+    fn picture(&mut self) -> anyhow::Result<()> {
+        self.counters()?;
+        if let Some(memory) = &self.memory {
+            let (map, census) = memory.census()?;
+            print!("{}", picture(&map, &census, None));
+        }
+        Ok(())
+    }
+
+    fn play(&mut self) -> anyhow::Result<()> {
+        self.until("firmware", Stage::Kernel)?;
+        self.say("the firmware has started the kernel; the TD's pages by memory block:");
+        self.picture()?;
+        self.until("kernel", Stage::Working)?;
+        self.say("the kernel has started its first process, which says of itself:");
+        for line in self
+            .guest
+            .said()
+            .lines
+            .iter()
+            .filter(|l| l.starts_with("report "))
+        {
+            println!("         {line}");
+        }
+        self.picture()?;
+        if !self.cli.still {
+            self.rounds("steady", self.cli.target)?;
+            self.picture()?;
+        }
+        if !self.cli.still && Path::new(FAULT_PLAN).exists() {
+            fs::write(FAULT_PLAN, FAULTS).context("the fault plan is refused")?;
+            let result = self.rounds("faults", self.cli.target);
+            let plan = fs::read_to_string(FAULT_PLAN)?;
+            fs::write(FAULT_PLAN, "clear")?;
+            result?;
+            self.report.injected_faults = plan
+                .split_whitespace()
+                .filter_map(|w| w.strip_prefix("fired=")?.parse::<u64>().ok())
+                .sum();
+        }
+        self.counts()
+    }
+
+    fn counts(&mut self) -> anyhow::Result<()> {
+        let now = self.counters()?;
+        self.report.relocated_pages = now.relocated;
+        self.report.refused = now.refused;
+        self.report.files = self.memory.as_ref().map_or(0, Memory::files);
+        Ok(())
+    }
+
+    fn end(mut self, played: anyhow::Result<()>) -> anyhow::Result<bool> {
+        if let Err(e) = &played {
+            self.say(&format!("PROBLEM: {e:#}"));
+            // What there is.
+            let _ = self.counts();
+        }
+        self.memory = None;
+        let ended = self.guest.stop(LAST_ROUND);
+        let mut good = played.is_ok();
+        {
+            let said = self.guest.said();
+            self.report.seconds = said.seconds.clone();
+            self.report.guest = said.counters.clone();
+            self.report.lines = said.lines.clone();
+            self.report.verdict = said.verdict.clone().unwrap_or_else(|| "none".into());
+        }
+        match ended {
+            Ok(status) if status.success() => {}
+            Ok(status) => {
+                self.say(&format!("PROBLEM: QEMU: {status}"));
+                good = false;
+            }
+            Err(e) => {
+                self.say(&format!("PROBLEM: {e:#}"));
+                good = false;
+            }
+        }
+        good &= self.report.verdict == "good";
+        self.say(&format!(
+            "{} pages moved, {} verified by the TD, {} mismatches; it says: {}",
+            number(self.report.relocated_pages),
+            bytes(self.report.guest.get("bytes").copied().unwrap_or(0)),
+            self.report.guest.get("mismatches").copied().unwrap_or(0),
+            self.report.verdict,
+        ));
+        let json = serde_json::to_string_pretty(&self.report)?;
+        fs::write(self.cli.out.join("host.json"), json + "\n")?;
+        Ok(good)
+    }
+}
+
+/// A disk that init knows: in MiB `n`, cell `i` holds what `td-init` computes too.
+fn make_disk(path: &Path) -> anyhow::Result<()> {
+    const SEED: u64 = 0x5444_4449_534B;
+    const MIB: u64 = 1 << 20;
+    const SIZE: u64 = 4;
+    let mut content = Vec::new();
+    for n in 0..SIZE {
+        for i in 0..MIB / 8 {
+            let z = (SEED ^ n << 24 ^ i).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+            let z = (z ^ z >> 30).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+            content.extend_from_slice(&(z ^ z >> 27).to_le_bytes());
+        }
+    }
+    fs::write(path, content).context("cannot make the TD's disk")
+}
+
+fn run(cli: Cli) -> anyhow::Result<bool> {
+    let disk = Path::new("/tmp/td-disk");
+    make_disk(disk)?;
+    let log = cli.out.join("guest.log");
+    let append = format!(
+        "console=ttyS0,115200 earlyprintk=ttyS0 panic=-1 tsc=reliable swiotlb=4096 {}",
+        cli.append
+    );
+    let append = if cli.shell {
+        format!("{append} quiet td.shell")
+    } else {
+        append
+    };
+    let setup = Setup {
+        parts: &cli.parts,
+        vcpus: cli.vcpus,
+        mib: cli.mib,
+        append: &append,
+        disk,
+        log: &log,
+    };
+    if cli.shell {
+        return guest::shell(&setup);
+    }
+    let guest = Guest::start(&setup)?;
+    let report = Report {
+        vcpus: cli.vcpus,
+        mib: cli.mib,
+        ..Report::default()
+    };
+    let mut show = Show {
+        cli,
+        guest,
+        started: Instant::now(),
+        memory: None,
+        report,
+        last: Instant::now(),
+        before: Counters::default(),
+    };
+    let played = show.play();
+    show.end(played)
+}
+
+fn main() -> ExitCode {
+    match run(Cli::parse()) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(e) => {
+            eprintln!("td-host: {e:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,129 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0
+"""td-json.py OUT PARTS TARGET RELOCATIONS: td.json of a run of jobs/linux.sh.
+
+Reads what the machine has left in OUT. Exits with 1, after a line for each reason, if the
+run is not what `make td` promises: pages or KeyIDs that have not come back, a mismatch, a
+kernel that complains, fewer RELOCATIONS, measurements that are not those of the firmware's
+file and of the event log.
+"""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import measured
+import summary
+
+HERE = Path(__file__).resolve().parent
+REPORTS = HERE.parent / "vm" / "kernel-reports"
+# What a guest says of a VMM or a module that does not do what it should.
+COMPLAINTS = re.compile(
+    r"unchecked MSR access|VMM did not|Unexpected #VE|APIC ID mismatch|\[Firmware Bug\]|\[Hardware Error\]|"
+    r"TDVMCALL.*(?:fail|error)|TDCALL.*(?:fail|error)|tdx: .*(?:fail|error)|Failed to accept memory|"
+    r"swiotlb.*(?:fail|Fail|full)|Call Trace",
+)
+# OVMF hands over its log of final events as a TPM's, which Linux cannot read.
+HARMLESS = re.compile(r"Failed to parse event in TPM Final Events Log")
+
+
+def reports(log):
+    """How many reports the kernel of this log has made; shown if there are any."""
+    got = subprocess.run([REPORTS, log], capture_output=True, text=True, check=False)
+    if got.returncode:
+        print(got.stdout, got.stderr, sep="", file=sys.stderr)
+    found = re.search(r"kernel reports: (\d+)", got.stdout)
+    return int(found.group(1)) if found else -1
+
+
+def complaints(log):
+    lines = log.read_text(errors="replace").splitlines()
+    return [line for line in lines if COMPLAINTS.search(line) and not HARMLESS.search(line)]
+
+
+def counters(path):
+    return {name: int(value) for name, _, value in (line.partition(" ") for line in path.read_text().splitlines())}
+
+
+def measurements(host, image):
+    """Registers as the TD read them and as they have to be, by name."""
+    read, events = {}, []
+    for line in host["lines"]:
+        kind, _, rest = line.partition(" ")
+        name, _, value = rest.partition(" ")
+        if kind == "report":
+            read[name] = value
+        elif kind == "event":
+            events.append((int(name), value))
+    want = {"mrtd": measured.mrtd(image)}
+    want.update({f"rtmr{i}": value for i, value in enumerate(measured.rtmrs(events))})
+    return {name: {"read": read.get(name), "computed": value} for name, value in want.items()}, len(events)
+
+
+def main():
+    out, parts, target = (Path(argument) for argument in sys.argv[1:4])
+    least = int(sys.argv[4])
+    host = json.loads((out / "host.json").read_text())
+    count = counters(out / "counters")
+    good, bad, _, injected, guests = summary.read_calls(out / "seamcalls.jsonl")
+    given, taken = (sum(good[n] for n in names) for names in (summary.GIVEN, summary.TAKEN))
+    measures, events = measurements(host, (parts / "OVMF.fd").read_bytes())
+    guest_complaints = complaints(out / "guest.log")
+    guest, seconds = host["guest"], host["seconds"]
+    result = {
+        **json.loads((parts / "parts.json").read_text()),
+        "vcpus": host["vcpus"],
+        "mib": host["mib"],
+        "firmware_seconds": round(seconds.get("kernel", 0), 1),
+        "kernel_seconds": round(seconds.get("init", 0) - seconds.get("kernel", 0), 1),
+        "guest_rounds": guest.get("rounds", 0),
+        "guest_bytes_verified": guest.get("bytes", 0),
+        "guest_work": {n: guest.get(n, 0) for n in ("processes", "files", "mappings", "disk_bytes")},
+        "relocated_pages": host["relocated_pages"],
+        "relocated_in": host["phases"],
+        "seamcalls": dict(sorted(good.items())),
+        "injected_faults": dict(sorted(injected.items())),
+        "kicks": count["tdx_kicks"],
+        "mismatches": guest.get("mismatches", -1),
+        "refused": host["refused"],
+        "offlined_blocks": host["offlined_blocks"],
+        "blocks_that_stayed": host["blocks_that_stayed"],
+        "leaked_pages": count["tdx_pages_leaked"],
+        "tds_lost": count["tdx_tds_lost"],
+        "longest_guest_pause_ms": round(guest.get("pause_us", 0) / 1000, 1),
+        "measurements": measures,
+        "measured_events": events,
+        "guest_reports": reports(out / "guest.log"),
+        "guest_complaints": guest_complaints,
+        "kernel_reports": reports(out / "dmesg.log"),
+        **guests,
+    }
+    problems = [f"{n} times {what}" for what, n in bad.items()]
+    problems += [f"{n}: read {m['read']}, has to be {m['computed']}" for n, m in measures.items() if len(set(m.values())) > 1]
+    problems += [f"the guest's kernel: {line}" for line in guest_complaints]
+    for name in ("mismatches", "leaked_pages", "tds_lost", "guest_reports", "kernel_reports"):
+        if result[name] != 0:
+            problems.append(f"{name}: {result[name]}")
+    if given != taken:
+        problems.append(f"{given} pages given to the module, {taken} taken back")
+    if good["MNG.CREATE"] != good["MNG.KEY.FREEID"]:
+        problems.append(f"{good['MNG.CREATE']} KeyIDs used, {good['MNG.KEY.FREEID']} freed")
+    if good["MEM.PAGE.RELOCATE"] != count["tdx_relocated"]:
+        problems.append(f"{good['MEM.PAGE.RELOCATE']} pages relocated, {count['tdx_relocated']} counted")
+    if result["relocated_pages"] < least:
+        problems.append(f"{result['relocated_pages']} pages relocated, fewer than {least}")
+    if not events:
+        problems.append("no event was measured")
+    if host["verdict"] != "good":
+        problems.append(f"the TD's first process: {host['verdict']}")
+    result["problems"] = problems
+    target.write_text(json.dumps(result, indent=2) + "\n")
+    for problem in problems:
+        print(f"problem: {problem}", file=sys.stderr)
+    return bool(problems)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
