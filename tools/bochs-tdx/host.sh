@@ -20,3 +20,33 @@ tdx_host() {
 		--add "$KVM_MODULES/kvm.ko:/modules/kvm/" --add "$KVM_MODULES/kvm-intel.ko:/modules/kvm/" \
 		--add "$MODULE:/modules/" "${options[@]}" -- "$TOP/tools/bochs-tdx/jobs/$job.sh" "$@"
 }
+
+# linux_td_parts: what an unmodified Linux TD is made of. Sets PARTS, TD_PROGRAMS and
+# TD_ARCHIVE.
+linux_td_parts() {
+	local here=$TOP/tools/bochs-tdx
+	PARTS=$("$here/parts.sh") || exit $?
+	(cd "$here/linux-td" && cargo build --quiet --locked --release --target-dir "$BUILD/cargo-linux-td") >&2 ||
+		die "the programs of the TD do not build" "read the messages above"
+	TD_PROGRAMS=$BUILD/cargo-linux-td/$TARGET/release
+	TD_ARCHIVE=$BUILD/td-initrd
+	"$here/td-initrd.py" "$TD_ARCHIVE" "$TD_PROGRAMS/td-init" "$PARTS/modules"
+}
+
+# linux_td BOCHS OUT SECONDS CPUS [OPTIONS...] -- [td-host's options...]: run it.
+linux_td() {
+	local bochs=$1 out=$2 seconds=$3 cpus=$4 options=()
+	shift 4
+	while [ "$1" != -- ]; do
+		options+=("$1")
+		shift
+	done
+	shift
+	"$TOP/tools/bochs-tdx/boot.py" --bochs "$bochs" --kernel "${HOST_KERNEL:-$KERNEL}" --memory 2048M \
+		--cpus "$cpus" --append movablecore=1024M --timeout "$seconds" --out "$out" "${options[@]}" \
+		--add "$KVM_MODULES/kvm.ko:/modules/kvm/" --add "$KVM_MODULES/kvm-intel.ko:/modules/kvm/" \
+		--add "$MODULE:/modules/" --add "$TEST_MODULES/tdxfaults.ko:/modules/" \
+		--add "$PARTS/qemu:/td/qemu" --add "$PARTS/OVMF.fd:/td/" --add "${TD_KERNEL:-$PARTS/vmlinuz}:/td/vmlinuz" \
+		--add "${TD_INITRD:-$TD_ARCHIVE}:/td/initrd" --add "$TD_PROGRAMS/td-host:/tests/" \
+		-- "$TOP/tools/bochs-tdx/jobs/linux.sh" "$@"
+}

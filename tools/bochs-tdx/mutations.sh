@@ -23,6 +23,8 @@ MOVES=(moves 2 2 2)
 FINALIZED=(privmemfd 2 2 2 finalize_raced counters)
 GUEST=(privmemfd 2 2 2 guest_faults spec_ctrl interrupts_while_moving counters)
 TESTS=("${MOVES[@]}")
+# What is run: moves or linux.
+RUN=moves
 
 # copy FILES...: from the top of the checkout, to be broken.
 copy() {
@@ -58,12 +60,23 @@ moves() {
 	return "$status"
 }
 
+# The Linux TD, as make td has it, with few moves.
+linux() {
+	local status=0
+	rm -f "$OUT/host.json" "$OUT/td.json"
+	KVM_MODULES=$2 MODULE=$3 linux_td "$1" "$OUT/host" 900 1 -- --target 1 >"$OUT/host.log" 2>&1 || status=$?
+	[ ! -f "$OUT/host/host.json" ] ||
+		"$HERE/td-json.py" "$OUT/host" "$PARTS" "$OUT/td.json" 1 2>"$OUT/summary.log" || status=1
+	return "$status"
+}
+
 # noticed: by which case, or else by what.
 noticed() {
 	local case reason
 	case=$(grep -a -m1 '^not ok' "$OUT/host.log" || true)
 	reason=$(grep -a -m1 -B1 '^not ok' "$OUT/host.log" | sed -n 's/^# //p' || true)
-	[ -n "$case" ] || case=$(sed -n '1s/^host: //p' "$OUT/summary.log")
+	[ -n "$case" ] || case=$(sed -n '1s/^\(host\|problem\): //p' "$OUT/summary.log")
+	[ -n "$case" ] || case=$(grep -a -m1 -o 'PROBLEM: .*' "$OUT/host.log" || true)
 	[ -n "$case" ] || case=$(grep -a -m1 -E 'WARNING:|BUG:|panic|TDX module' "$OUT/host.log" || true)
 	echo "${case:-status $1}${reason:+: $reason}"
 }
@@ -72,7 +85,8 @@ noticed() {
 verdict() {
 	local name=$1 status=0
 	shift
-	moves "$@" || status=$?
+	: >"$OUT/summary.log"
+	"$RUN" "$@" || status=$?
 	case $status in
 	0)
 		echo "NOT CAUGHT:  $name"
@@ -157,7 +171,7 @@ emulator "the CPU ignores the TDX module's INVEPT" tools/bochs-tdx/cpu/tdx.cc 's
 kvm "KVM does not kick vCPUs" $relocate \
 	's/kvm_make_all_cpus_request\(tdx_relocation_to_kvm\(td\), KVM_REQ_OUTSIDE_GUEST_MODE\);/(void)td;/'
 TESTS=("${GUEST[@]}")
-emulator "a TD changes EFER as it likes" tools/bochs-tdx/cpu/tdx_exit.cc 's/case BX_MSR_EFER:[^\n]*\n    return \K[^;]*/true/'
+emulator "a TD changes EFER as it likes" $model/leaf/msr.rs 's/Some\(new\)\) if \(new \^ current\(\)\)[^=]*== 0/Some(_))/'
 emulator "a TD's addresses are of any width" tools/bochs-tdx/cpu/tdx_exit.cc 's/if \(gpa >> \(v->ctl\.shared_bit \+ 1\)\)/if (false)/'
 emulator "a TD leaves its SPEC_CTRL behind" tools/bochs-tdx/cpu/tdx_enter.cc 's/cpu->msr\.ia32_spec_ctrl = e->spec_ctrl;//'
 emulator "the length of an INT that is repeated is lost" tools/bochs-tdx/cpu/tdx_exit.cc \
@@ -167,4 +181,20 @@ kvm "KVM moves pages of a TD that is being built" $relocate \
 	's/mutex_trylock\(&kvm->slots_lock\);\n\+\t\tif \(!locked\)/mutex_trylock(&kvm->slots_lock);\n+\t\tif (false)/'
 TESTS=("${MOVES[@]}")
 tdx_mutants module
+
+# What a Linux TD sees, and nothing that was written here.
+RUN=linux
+linux_td_parts
+linux "$BOCHS" "$KVM_MODULES" "$MODULE" || die "the Linux TD fails with nothing broken" "run make td first"
+emulator "Linux TD: CPUID does not follow XFAM" $model/leaf/cpuid.rs 's/&& xfam & m\.2 != m\.2/&& false/'
+emulator "Linux TD: RTMR.EXTEND does nothing" $model/leaf/guest_measure.rs \
+	's/self\.tdcs_wr\(&v\.td, at\(i\), w\);/let _ = (i, w);/'
+emulator "Linux TD: the CPU ignores the TDX module's INVEPT" tools/bochs-tdx/cpu/tdx.cc 's/tdx_tlb_invept\(lp, eptp\);//'
+# shellcheck disable=SC2317 # called by tdx_mutants
+linux_module() {
+	case $1 in
+	"no TRACK" | "no kick" | "copy instead of RELOCATE") module "Linux TD: $1" "$2" "$3" ;;
+	esac
+}
+tdx_mutants linux_module
 exit "$failed"

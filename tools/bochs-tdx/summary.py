@@ -23,8 +23,9 @@ GIVEN = ("MNG.CREATE", "MNG.ADDCX", "VP.CREATE", "VP.ADDCX", "MEM.SEPT.ADD", "ME
 BY_RCX = ("MNG.CREATE", "MNG.ADDCX", "VP.CREATE", "VP.ADDCX")
 TAKEN = ("PHYMEM.PAGE.RECLAIM", "MEM.PAGE.REMOVE")
 # Statuses that are no failures: busy and interrupted (both retried), vCPU not
-# associated, nothing to write back, no such CPUID leaf (KVM asks for each).
-HARMLESS = {0x80000200, 0x80000003, 0x80000702, 0x00000821, 0xC0000C00}
+# associated, nothing to write back, no such CPUID leaf or one that is an exception (KVM
+# asks for each).
+HARMLESS = {0x80000200, 0x80000003, 0x80000702, 0x00000821, 0xC0000C00, 0xC0000C02}
 # Leaves that no module of this version has: the shutdown of a newer one by the
 # kernel, and privmemfd.ko's question whether there is a module.
 UNKNOWN_LEAVES = {"LEAF69", "LEAF65535"}
@@ -63,7 +64,10 @@ class PrivateMemory:
                 self.new.add(gpa)
         elif name == "MEM.RANGE.BLOCK":
             self.blocked.add((gpa, level))
-            self.new -= {page for page in self.new if page & -(PAGE << 9 * level) == gpa}
+            if level:
+                self.new -= {page for page in self.new if page & -(PAGE << 9 * level) == gpa}
+            else:
+                self.new.discard(gpa)
         elif name in ("MEM.RANGE.UNBLOCK", "MEM.PAGE.RELOCATE"):
             self.blocked.discard((gpa, level))
             self.relocated |= name == "MEM.PAGE.RELOCATE"

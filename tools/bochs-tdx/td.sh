@@ -9,6 +9,8 @@
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=../vm/prepare.sh
 . "$(dirname "$0")/../vm/prepare.sh"
+# shellcheck source-path=SCRIPTDIR source=host.sh
+. "$(dirname "$0")/host.sh"
 
 HERE=$TOP/tools/bochs-tdx
 OUT=$BUILD/td
@@ -19,11 +21,7 @@ LIMIT=1500
 
 prepare plain
 bochs=$("$HERE/build.sh")
-parts=$("$HERE/parts.sh")
-(cd "$HERE/linux-td" && cargo build --quiet --locked --release --target-dir "$BUILD/cargo-linux-td") >&2 ||
-	die "the programs of the TD do not build" "read the messages above"
-programs=$BUILD/cargo-linux-td/$TARGET/release
-"$HERE/td-initrd.py" "$BUILD/td-initrd" "$programs/td-init" "$parts/modules"
+linux_td_parts
 
 rm -f "$BUILD/td.json"
 options=(--vcpus "$vcpus" --mib "$mib" --target "$relocations" --append "td.mib=$((mib / 8)) ${APPEND:-}")
@@ -35,17 +33,11 @@ if [ -n "${TD_SHELL:-}" ]; then
 fi
 say "an unmodified Linux as a TD: $vcpus vCPU(s), $mib MiB"
 status=0
-"$HERE/boot.py" --bochs "$bochs" --kernel "${HOST_KERNEL:-$KERNEL}" --memory 2048M --cpus "$vcpus" "${more[@]}" \
-	--append movablecore=1024M --timeout "$LIMIT" --out "$OUT" \
-	--add "$KVM_MODULES/kvm.ko:/modules/kvm/" --add "$KVM_MODULES/kvm-intel.ko:/modules/kvm/" \
-	--add "$MODULE:/modules/" --add "$TEST_MODULES/tdxfaults.ko:/modules/" \
-	--add "$parts/qemu:/td/qemu" --add "$parts/OVMF.fd:/td/" --add "${TD_KERNEL:-$parts/vmlinuz}:/td/vmlinuz" \
-	--add "${TD_INITRD:-$BUILD/td-initrd}:/td/initrd" --add "$programs/td-host:/tests/" \
-	-- "$HERE/jobs/linux.sh" "${options[@]}" || status=$?
+linux_td "$bochs" "$OUT" "$LIMIT" "$vcpus" "${more[@]}" -- "${options[@]}" || status=$?
 [ -z "${TD_SHELL:-}" ] || exit "$status"
 [ -f "$OUT/host.json" ] ||
 	die "the run ended without a result (exit status $status)" "read its output above, $OUT/guest.log and $(kernel_log "$OUT")"
-"$HERE/td-json.py" "$OUT" "$parts" "$BUILD/td.json" "$relocations" || status=1
+"$HERE/td-json.py" "$OUT" "$PARTS" "$BUILD/td.json" "$relocations" || status=1
 if [ "$status" -eq 0 ]; then
 	say "PASS: a Linux TD has kept every byte (build/td.json)"
 else
