@@ -127,7 +127,7 @@ pub struct Failing(File);
 
 impl Failing {
     /// Gets ready.
-    pub fn new() -> Self {
+    pub fn ready() -> Self {
         Self(inject("corrupt-pfn"))
     }
 

@@ -77,7 +77,7 @@ fn soft_offline_moves_the_page() {
 /// file to themselves: here somebody always has.
 fn failing_needs_no_memory_and_no_lock() {
     const BUSY: std::ops::Range<u64> = MIB..16 * MIB;
-    let mut failing = Failing::new();
+    let mut failing = Failing::ready();
     let fd = movable(BUSY.end);
     let mut guest = Guest::new(&fd, 1);
     guest.fill();
