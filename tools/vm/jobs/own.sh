@@ -62,6 +62,6 @@ suite "unload copyfail" 10 rmmod copyfail markfailed hwpoison_inject
 suite "unload is refused while a file exists" 60 unload_is_refused
 suite "unload is refused while a counter is open" 60 unload_with_a_counter_open
 suite "unload with a path descriptor left" 60 unload_under_a_path
-suite "100 load and unload cycles" 300 load_cycles 100
+suite "30 load and unload cycles" 300 load_cycles 30
 suite "unload KVM" 60 unload_kvm
 suite "kmemleak" 200 no_leaks

@@ -6,5 +6,6 @@
 . /lib/guest.sh
 
 suite "load" 60 load_kvm /modules/kvm
-upstream "alone" 900
+upstream "alone"
+upstream_long "alone"
 suite "unload" 60 unload_kvm

@@ -6,6 +6,6 @@
 . /lib/guest.sh
 
 suite "served: load" 60 eval 'load_kvm /modules/kvm && insmod /modules/privmemfd.ko serve_all=1'
-upstream "on our memory" 900
+upstream "on our memory"
 suite "served: unload" 60 rmmod privmemfd
 suite "served: kmemleak" 200 no_leaks

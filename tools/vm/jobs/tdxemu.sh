@@ -117,4 +117,3 @@ suite "tdxemu: load without cipher, KUnit" 60 load cipher=0
 suite "tdxemu: unload without cipher" 10 rmmod tdxemu
 suite "tdxemu: bad parameters" 10 bad_parameters
 suite "tdxemu: 20 load and unload cycles" 300 cycles 20
-suite "tdxemu: kmemleak" 200 no_leaks

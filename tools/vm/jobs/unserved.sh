@@ -7,4 +7,4 @@
 
 suite "unserved: load KVM" 60 load_kvm /modules/kvm
 suite "unserved: KVM refuses providers that do not fit" 60 insmod /modules/badprovider.ko
-upstream "without the module" 900
+upstream "without the module"

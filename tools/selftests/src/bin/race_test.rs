@@ -26,7 +26,7 @@ use vmm::layout::PRIVATE_BASE as BASE;
 use vmm::{Crew, Job, VmType};
 
 const SIZE: u64 = 8 * MIB;
-const TIME: Duration = Duration::from_secs(6);
+const TIME: Duration = Duration::from_secs(4);
 
 fn report(what: &str, count: u64, moved: u64) {
     note(format!(

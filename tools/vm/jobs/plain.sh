@@ -1,0 +1,18 @@
+#!/bin/sh
+# SPDX-License-Identifier: GPL-2.0
+#
+# What takes too long on the debug kernel, on the plain one: Upstream's long test with
+# our memory and without the module, races at full speed, many load cycles.
+# shellcheck source-path=SCRIPTDIR/../guest source=guest.sh
+. /lib/guest.sh
+
+suite "plain: load KVM" 60 load_kvm /modules/kvm
+upstream_long "on plain, without the module"
+suite "plain: load, serving all" 60 insmod /modules/privmemfd.ko serve_all=1
+upstream_long "on plain, on our memory"
+suite "plain: unload" 60 rmmod privmemfd
+suite "plain: load" 60 insmod /modules/privmemfd.ko
+suite "plain: race_test" 400 /tests/race_test
+suite "plain: unload again" 60 rmmod privmemfd
+suite "plain: 100 load and unload cycles" 300 load_cycles 100
+suite "plain: unload KVM" 60 unload_kvm
