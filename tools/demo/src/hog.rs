@@ -7,6 +7,7 @@ use std::fs;
 use std::io::{self, BufRead, BufReader, Lines, Write};
 use std::ops::Range;
 use std::process::{Child, ChildStdout, Command, Stdio};
+use std::time::{Duration, Instant};
 
 use privmemctl::memory::own_frames;
 use rustix::mm::{madvise, mmap_anonymous, munmap, Advice, MapFlags, ProtFlags};
@@ -15,6 +16,8 @@ const PAGE: usize = 4096;
 /// Bytes of a huge page.
 pub const HUGE: u64 = 2 << 20;
 const CHUNK: usize = HUGE as usize;
+/// Longest time to fill a node.
+const PATIENCE: Duration = Duration::from_secs(180);
 
 /// What a child process does with memory.
 #[derive(Debug, Clone, clap::Subcommand)]
@@ -206,7 +209,17 @@ impl Hog {
     /// same again.
     fn fill(&mut self, node: u32, spare: u64, area: &Range<u64>) -> io::Result<u64> {
         let _only_here = OnlyNode::new(node)?;
-        while free_on(node)? > spare + HUGE {
+        let start = Instant::now();
+        loop {
+            let free = free_on(node)?;
+            if free <= spare + HUGE {
+                break;
+            }
+            if start.elapsed() > PATIENCE {
+                return Err(io::Error::other(format!(
+                    "{free} bytes of node {node} are still free after {PATIENCE:?}"
+                )));
+            }
             let chunk = Chunk::new(Advice::LinuxHugepage)?;
             chunk.touch(0..CHUNK);
             self.chunks.push(chunk);

@@ -18,6 +18,8 @@ use crate::stage::Stage;
 const SPARE: u64 = 12 << 20;
 /// Guest memory that is led to it: more than there is room elsewhere.
 const LURED: u64 = 32 << 20;
+/// Attempts to allocate the whole area.
+const ATTEMPTS: u32 = 5;
 
 /// A contiguous memory area that drivers can allocate from.
 #[derive(Debug)]
@@ -94,16 +96,23 @@ pub fn contiguous(stage: &Stage, log: &mut Log) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Allocates as much of the area as it has, in one piece or by halves.
+/// Allocates as much of the area as it has: in one piece, as a driver would, asking again
+/// while a page has only just been freed; else by halves.
 fn allocate(cma: &Cma) -> anyhow::Result<u64> {
-    let mut want = cma.frames.end - cma.frames.start;
-    let mut got = 0;
+    let all = cma.frames.end - cma.frames.start;
+    let take = |pages: u64| fs::write(cma.dir.join("alloc"), pages.to_string());
+    for _ in 0..ATTEMPTS {
+        if take(all).is_ok() {
+            return Ok(all);
+        }
+    }
+    let (mut got, mut want) = (0, all / 2);
     while want > 0 {
-        match fs::write(cma.dir.join("alloc"), want.to_string()) {
+        match take(want) {
             Ok(()) => got += want,
             Err(_) => want /= 2,
         }
-        want = want.min(cma.frames.end - cma.frames.start - got);
+        want = want.min(all - got);
     }
     if got == 0 {
         bail!("the CMA area gave no page");
@@ -122,8 +131,10 @@ fn lure(stage: &Stage, frames: &Range<u64>) -> anyhow::Result<()> {
     };
     let part = 0..stage.size.min(LURED);
     move_all(stage, part.clone(), away)?;
-    // Zones keep next to nothing back, neither for lower zones' users nor for emergencies.
-    let _reserve = Settings::new(&[
+    // Nobody compacts to get a huge page: it would be the guest's pages that move. Zones
+    // keep next to nothing back, neither for lower zones' users nor for emergencies.
+    let _settings = Settings::new(&[
+        ("/sys/kernel/mm/transparent_hugepage/defrag", "never"),
         ("/proc/sys/vm/lowmem_reserve_ratio", "0 0 0 0"),
         ("/proc/sys/vm/min_free_kbytes", "4096"),
     ])?;
