@@ -126,11 +126,15 @@ check_model() {
 		RUSTDOCFLAGS='-D warnings' cargo doc --locked "${target[@]}" --workspace --no-deps
 }
 
-# The VMM and guest of the emulated TDX host: a workspace of its own, too.
+# The programs of the emulated TDX host, its VMM and guest, and those of a Linux TD:
+# workspaces of their own, too.
 check_td_test() {
-	cd "$TOP/tools/bochs-tdx/td" || return 1
-	cargo fmt --all --check &&
-		cargo clippy --locked --target-dir "$BUILD/cargo-td" --all-targets -- -D warnings
+	local name
+	for name in td linux-td; do
+		cd "$TOP/tools/bochs-tdx/$name" || return 1
+		cargo fmt --all --check || return 1
+		cargo clippy --locked --target-dir "$BUILD/cargo-$name" --all-targets -- -D warnings || return 1
+	done
 }
 
 check_checkpatch() {

@@ -4,10 +4,8 @@
 mod common;
 
 use common::*;
-use sha2::{Digest, Sha384};
 use tdx_emu_model::regs::{leaf, op, tdcall};
-use tdx_emu_model::status::*;
-use tdx_emu_model::{CpuidState, GuestOutcome, MsrAccess, PhysMem, Regs};
+use tdx_emu_model::{CpuidState, MsrAccess, PhysMem, Regs};
 
 const LP: usize = 1;
 /// Words of TD_PARAMS.
@@ -20,19 +18,6 @@ const SUPERVISOR: CpuidState = CpuidState {
     cr4: 0,
     long_mode: true,
 };
-
-fn td(params: &[(u64, u64)]) -> Vm {
-    let vm = Vm::building_from(true, params);
-    vm.ok(0, Regs::call(leaf::MR_FINALIZE, TDR, 0));
-    vm.enter(0);
-    vm
-}
-
-fn tdcall(vm: &Vm, regs: Regs) -> Regs {
-    let o = vm.m.tdcall(LP, &regs, 0x1000);
-    assert!(matches!(o, GuestOutcome::InGuest(_)), "{o:?}");
-    vm.m.guest_load(LP).unwrap().0
-}
 
 /// MNG.RD of a leaf's values; without subleaves if `sub` is `None`.
 fn told(vm: &Vm, leaf: u32, sub: Option<u32>) -> Result<[u32; 4], u64> {
@@ -55,7 +40,7 @@ fn told(vm: &Vm, leaf: u32, sub: Option<u32>) -> Result<[u32; 4], u64> {
 
 #[test]
 fn what_executes_is_what_the_host_is_told() {
-    let vm = td(&[]);
+    let vm = Vm::entered(&[]);
     let mut answered = 0;
     for leaf in (0..=0x23).chain(0x8000_0000..=0x8000_0008) {
         for sub in 0..=0x12 {
@@ -84,7 +69,7 @@ fn what_executes_is_what_the_host_is_told() {
 
 #[test]
 fn leaves_that_are_exceptions() {
-    let vm = td(&[]);
+    let vm = Vm::entered(&[]);
     let get = |leaf, sub| vm.m.guest_cpuid(LP, leaf, sub, &SUPERVISOR);
     for leaf in [
         2,
@@ -114,7 +99,7 @@ fn leaves_that_are_exceptions() {
 
 #[test]
 fn xfam_and_attributes_decide() {
-    let vm = |xfam: u64, attributes: u64| td(&[(XFAM, xfam), (ATTRIBUTES, attributes)]);
+    let vm = |xfam: u64, attributes: u64| Vm::entered(&[(XFAM, xfam), (ATTRIBUTES, attributes)]);
     for (xfam, attributes, leaf, sub, register, bits, want) in [
         // FMA, which the host cannot turn off, and what XSAVE has.
         (3, 1, 1, 0, 2, 1 << 12, 0),
@@ -149,7 +134,7 @@ fn xfam_and_attributes_decide() {
 fn the_host_chooses_within_limits() {
     let at = |index: u64, half: u64| CPUID + 16 * index + 8 * half;
     // Leaf 1: model and stepping of the machine, MONITOR; 4.0 is all the host's.
-    let vm = td(&[
+    let vm = Vm::entered(&[
         (at(0, 0), u64::from(FMS) | 0x0012_0000_0000_0000),
         (at(0, 1), 1 << 3),
         (at(1, 0), 0x1234_4021),
@@ -190,7 +175,7 @@ fn the_host_chooses_within_limits() {
 
 #[test]
 fn state_of_the_guest_shows() {
-    let vm = td(&[]);
+    let vm = Vm::entered(&[]);
     let cpuid = |leaf, s: CpuidState| vm.m.guest_cpuid(LP, leaf, 0, &s).unwrap();
     let with = |cr4| CpuidState { cr4, ..SUPERVISOR };
     assert_eq!(cpuid(1, with(0))[2] >> 27 & 1, 0);
@@ -223,8 +208,8 @@ fn capabilities_are_what_can_be_asked_for() {
 
 #[test]
 fn msrs() {
-    let plain = td(&[]);
-    let deadline = td(&[(CPUID + 8, 1 << 24)]);
+    let plain = Vm::entered(&[]);
+    let deadline = Vm::entered(&[(CPUID + 8, 1 << 24)]);
     let access = |vm: &Vm, index, write| vm.m.guest_msr(LP, index, write);
     for (index, read, write) in [
         (0x10, MsrAccess::Native, MsrAccess::VirtException),
@@ -261,7 +246,7 @@ fn msrs() {
         assert_eq!(access(&plain, index, Some(0)), write, "WRMSR {index:#x}");
     }
     assert_eq!(access(&deadline, 0x6E0, None), MsrAccess::VirtException);
-    let pks = td(&[(ATTRIBUTES, 1 << 30)]);
+    let pks = Vm::entered(&[(ATTRIBUTES, 1 << 30)]);
     assert_eq!(access(&pks, 0x6E1, Some(0)), MsrAccess::Native);
     // EFER: SCE only. XSS: what XFAM has, which is nothing. DEBUGCTL: no reserved bits.
     assert_eq!(access(&plain, 0xC000_0080, Some(0xD00)), MsrAccess::Native);
@@ -277,224 +262,6 @@ fn msrs() {
         MsrAccess::VirtException
     );
     assert_eq!(access(&plain, 0x1D9, Some(1)), MsrAccess::Native);
-}
-
-fn words(bytes: &[u8]) -> Vec<u64> {
-    bytes
-        .chunks_exact(8)
-        .map(|b| u64::from_le_bytes(b.try_into().unwrap()))
-        .collect()
-}
-
-fn td_field(vm: &Vm, first: u64, n: u64) -> Vec<u64> {
-    (0..n)
-        .map(|i| {
-            tdcall(
-                vm,
-                Regs {
-                    rax: 7,
-                    rdx: first + i,
-                    ..Regs::default()
-                },
-            )
-        })
-        .map(|r| {
-            assert_eq!(r.rax, 0, "{r:x?}");
-            r.r8
-        })
-        .collect()
-}
-
-const MRTD: u64 = 0x1310_0003_0000_0000;
-const RTMR: u64 = 0x1310_0003_0000_0040;
-
-#[test]
-fn mrtd_is_the_digest_of_all_records() {
-    let vm = Vm::building();
-    for chunk in [0, 0x1100] {
-        vm.ok(0, Regs::call(leaf::MR_EXTEND, chunk, TDR));
-    }
-    vm.ok(0, Regs::call(leaf::MR_FINALIZE, TDR, 0));
-    vm.enter(0);
-    let record = |what: &[u8], gpa: u64| {
-        let mut r = [0; 128];
-        r[..what.len()].copy_from_slice(what);
-        r[16..24].copy_from_slice(&gpa.to_le_bytes());
-        r
-    };
-    let mut h = Sha384::new();
-    for gpa in 0..4 {
-        h.update(record(b"MEM.PAGE.ADD", gpa << 12));
-    }
-    for (page, offset) in [(0u64, 0u64), (1, 0x100)] {
-        h.update(record(b"MR.EXTEND", page << 12 | offset));
-        for w in (offset..offset + 256).step_by(8) {
-            h.update((page << 32 | w).to_le_bytes());
-        }
-    }
-    assert_eq!(td_field(&vm, MRTD, 6), words(&h.finalize()));
-}
-
-#[test]
-fn runtime_registers_and_the_report() {
-    // MRCONFIGID.
-    let vm = td(&[(80, 0xC0FF_EE00)]);
-    let extend = |gpa, index| tdcall(&vm, Regs::call(tdcall::MR_RTMR_EXTEND, gpa, index)).rax;
-    assert_eq!(extend(0x2008, 0), invalid(op::RCX));
-    assert_eq!(extend(1 << 47, 0), invalid(op::RCX));
-    assert_eq!(extend(0x2000, 4), invalid(op::RDX));
-    let mut want = [[0u8; 48]; 4];
-    for (gpa, index) in [(0x2000u64, 0usize), (0x2040, 3), (0x2080, 3)] {
-        assert_eq!(extend(gpa, index as u64), 0);
-        let mut h = Sha384::new();
-        h.update(want[index]);
-        for w in (gpa..gpa + 48).step_by(8) {
-            h.update((2u64 << 32 | (w - 0x2000)).to_le_bytes());
-        }
-        want[index] = h.finalize().into();
-    }
-    let all: Vec<u8> = want.concat();
-    assert_eq!(td_field(&vm, RTMR, 24), words(&all));
-
-    assert_eq!(
-        tdcall(&vm, Regs::call(tdcall::MR_REPORT, 0x1400, 0x2040)).rax,
-        0
-    );
-    let word = |i: u64| match vm.read(0, 0x1400 + 8 * i) {
-        GuestOutcome::InGuest(w) => w,
-        o => panic!("{o:?}"),
-    };
-    let report: Vec<u64> = (0..128).map(word).collect();
-    assert_eq!(report[64..66], [1, 3]);
-    assert_eq!(report[66..72], td_field(&vm, MRTD, 6));
-    assert_eq!(report[72], 0xC0FF_EE00);
-    assert_eq!(report[90..114], words(&all));
-    let info: Vec<u8> = report[64..].iter().flat_map(|w| w.to_le_bytes()).collect();
-    assert_eq!(report[10..16], words(&Sha384::digest(&info)));
-}
-
-#[test]
-fn fields_of_the_guest() {
-    let vm = td(&[(32, 1 << 1)]);
-    let read = |version: u64, rdx| {
-        tdcall(
-            &vm,
-            Regs {
-                rax: 7 | version << 16,
-                rdx,
-                ..Regs::default()
-            },
-        )
-    };
-    let write = |field, data, mask| {
-        let r = Regs {
-            r9: mask,
-            ..Regs::call3(tdcall::VM_WR, 0, field, data)
-        };
-        tdcall(&vm, r)
-    };
-    // One after the other, in the order of their ids.
-    let first = read(1, u64::MAX);
-    assert_eq!(first.rax, METADATA_FIRST_FIELD_ID_IN_CONTEXT);
-    let (mut field, mut n) = (first.rdx, 0);
-    while field != u64::MAX {
-        let r = read(1, field);
-        assert_eq!(r.rax, 0, "{field:#x}");
-        field = r.rdx;
-        n += 1;
-    }
-    assert_eq!(n, 4 + 2 + 5 + 4 + 24 + 24);
-    for (regs, want) in [
-        (
-            Regs {
-                rax: 7 | 2 << 16,
-                ..Regs::default()
-            },
-            invalid(op::RAX),
-        ),
-        (
-            Regs {
-                rax: 8 | 1 << 16,
-                ..Regs::default()
-            },
-            invalid(op::RAX),
-        ),
-        (
-            Regs {
-                rax: 7,
-                rcx: 1,
-                ..Regs::default()
-            },
-            invalid(op::RCX),
-        ),
-        // The host's, and nobody's.
-        (
-            Regs {
-                rax: 7,
-                rdx: 0x8110_0001_0000_0001,
-                ..Regs::default()
-            },
-            METADATA_FIELD_NOT_READABLE,
-        ),
-        (
-            Regs {
-                rax: 7,
-                rdx: 0x9110_0003_0000_00FF,
-                ..Regs::default()
-            },
-            METADATA_FIELD_ID_INCORRECT,
-        ),
-    ] {
-        assert_eq!(tdcall(&vm, regs).rax, want, "{regs:x?}");
-    }
-    // Linux's ids, whose element size is 0.
-    const NOTIFY_ENABLES: u64 = 0x9100_0000_0000_0010;
-    const TD_CTLS: u64 = 0x1110_0003_0000_0017;
-    assert_eq!(write(NOTIFY_ENABLES, 1, u64::MAX).rax, 0);
-    assert_eq!(write(NOTIFY_ENABLES, 0, u64::MAX).r8, 1);
-    // The TD's host lets it choose about exceptions; there is no REDUCE_VE here.
-    assert_eq!(write(TD_CTLS, 1, 1).rax, 0);
-    assert_eq!(read(0, TD_CTLS).r8, 1);
-    assert_eq!(
-        write(TD_CTLS, 1 << 3, 1 << 3).rax,
-        METADATA_FIELD_NOT_WRITABLE
-    );
-    assert_eq!(
-        write(TD_CTLS, 1 << 1, 1 << 1).rax,
-        METADATA_FIELD_VALUE_NOT_VALID
-    );
-    assert_eq!(write(MRTD, 1, 1).rax, METADATA_FIELD_NOT_WRITABLE);
-    let fixed = td(&[]);
-    let r = Regs {
-        r9: 1,
-        ..Regs::call3(tdcall::VM_WR, 0, TD_CTLS, 1)
-    };
-    assert_eq!(tdcall(&fixed, r).rax, METADATA_FIELD_VALUE_NOT_VALID);
-}
-
-#[test]
-fn fields_of_the_module() {
-    let vm = td(&[]);
-    let read = |rdx| {
-        tdcall(
-            &vm,
-            Regs {
-                rax: 11,
-                rdx,
-                ..Regs::default()
-            },
-        )
-    };
-    let (mut field, mut seen) = (read(u64::MAX).rdx, vec![]);
-    while field != u64::MAX {
-        let r = read(field);
-        assert_eq!(r.rax, 0, "{field:#x}");
-        seen.push(r.r8);
-        field = r.rdx;
-    }
-    assert_eq!(seen[..3], [0x8086, 5, 1]);
-    assert_eq!(read(0x9900_0001_0000_0004).rax, METADATA_FIELD_NOT_READABLE);
-    assert_eq!(read(0x0A00_0003_0000_00FF).rax, METADATA_FIELD_ID_INCORRECT);
 }
 
 #[test]
@@ -539,12 +306,12 @@ fn topology_if_the_host_has_configured_it() {
     vm.enter(0);
     let get = |leaf, sub| vm.m.guest_cpuid(LP, leaf, sub, &SUPERVISOR);
     assert_eq!((get(0x1F, 0), get(0xB, 0)), (None, None));
-    assert_eq!(td_field(&vm, 0x9100_0000_0000_0019, 1), [1]);
+    assert_eq!(vm.td_field(0x9100_0000_0000_0019, 1), [1]);
     let on = Regs {
         r9: 2,
         ..Regs::call3(tdcall::VM_WR, 0, 0x1110_0003_0000_0017, 2)
     };
-    assert_eq!(tdcall(&vm, on).rax, 0);
+    assert_eq!(vm.tdcall(on).rax, 0);
     let id = id as u32;
     assert_eq!(get(0x1F, 0), Some([0, 1, 1 << 8, id]));
     assert_eq!(get(0x1F, 1), Some([1, 2, 2 << 8 | 1, id]));

@@ -242,13 +242,16 @@ fn disk(s: &Shared) -> io::Result<()> {
     Ok(())
 }
 
+/// What a worker does until it is told to stop.
+type Work = Box<dyn FnOnce(&Shared) -> io::Result<()> + Send>;
+
 /// Starts all workers; `mib` of memory is in use all the time.
 ///
 /// # Errors
 /// A thread cannot be made.
 pub fn start(shared: &Arc<Shared>, mib: u64) -> io::Result<Vec<JoinHandle<io::Result<()>>>> {
     let mut all = Vec::new();
-    let mut add = |name: String, work: Box<dyn FnOnce(&Shared) -> io::Result<()> + Send>| {
+    let mut add = |name: String, work: Work| {
         let s = Arc::clone(shared);
         all.push(thread::Builder::new().name(name.clone()).spawn(move || {
             let result = work(&s);

@@ -4,7 +4,7 @@
 
 use super::cpuid_table::{Choice, Leaf, BY_XFAM, CHOICES, LEAVES, NONE};
 use super::guest::Vcpu;
-use super::msr::msr::ARCH_CAPABILITIES as IA32_ARCH_CAPABILITIES;
+use super::msr::index::ARCH_CAPABILITIES as IA32_ARCH_CAPABILITIES;
 use crate::mem::Machine;
 use crate::module::Module;
 use crate::regs::op;

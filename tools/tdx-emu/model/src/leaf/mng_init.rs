@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! TDH.MNG.INIT: reads TD_PARAMS.
 
-use super::msr::{arch_capabilities, msr::ARCH_CAPABILITIES as IA32_ARCH_CAPABILITIES};
+use super::msr::{arch_capabilities, index::ARCH_CAPABILITIES as IA32_ARCH_CAPABILITIES};
 use crate::locks::Mode;
 use crate::mem::Machine;
 use crate::module::Module;

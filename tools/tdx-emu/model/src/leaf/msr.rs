@@ -134,7 +134,7 @@ const MSRS: &[(u32, u32, Rule, Rule)] = &[
 ];
 
 #[allow(missing_docs)]
-pub(super) mod msr {
+pub(super) mod index {
     pub const XAPIC_DISABLE_STATUS: u32 = 0xBD;
     pub const ARCH_CAPABILITIES: u32 = 0x10A;
     pub const MISC_ENABLE: u32 = 0x1A0;
@@ -214,21 +214,23 @@ impl<M: Machine> Module<M> {
     fn msr_special(&self, lp: usize, td: &Td, index: u32, write: Option<u64>) -> MsrAccess {
         let current = || self.machine.msr(lp, index);
         match (index, write) {
-            (msr::XAPIC_DISABLE_STATUS, None) => MsrAccess::Value(1),
-            (msr::ARCH_CAPABILITIES, None) => {
+            (index::XAPIC_DISABLE_STATUS, None) => MsrAccess::Value(1),
+            (index::ARCH_CAPABILITIES, None) => {
                 MsrAccess::Value(self.tdcs_rd(td, tdcs::ARCH_CAPABILITIES))
             }
-            (msr::MISC_ENABLE, None) if self.td_has(td, Perfmon) => MsrAccess::Native,
-            (msr::MISC_ENABLE, None) => MsrAccess::Value(current() & !MISC_PERFMON | MISC_NO_PEBS),
-            (msr::PERF_CAPABILITIES, None) if self.td_has(td, Perfmon) => MsrAccess::Native,
-            (msr::PERF_CAPABILITIES, None) => MsrAccess::Value(0),
-            (msr::DEBUGCTL, None) => MsrAccess::Native,
-            (msr::DEBUGCTL, Some(new)) if new & DEBUGCTL_RESERVED != 0 => MsrAccess::Fault,
-            (msr::DEBUGCTL, Some(new)) if new & (DEBUGCTL_TR | DEBUGCTL_BTS) == DEBUGCTL_TR => {
+            (index::MISC_ENABLE, None) if self.td_has(td, Perfmon) => MsrAccess::Native,
+            (index::MISC_ENABLE, None) => {
+                MsrAccess::Value(current() & !MISC_PERFMON | MISC_NO_PEBS)
+            }
+            (index::PERF_CAPABILITIES, None) if self.td_has(td, Perfmon) => MsrAccess::Native,
+            (index::PERF_CAPABILITIES, None) => MsrAccess::Value(0),
+            (index::DEBUGCTL, None) => MsrAccess::Native,
+            (index::DEBUGCTL, Some(new)) if new & DEBUGCTL_RESERVED != 0 => MsrAccess::Fault,
+            (index::DEBUGCTL, Some(new)) if new & (DEBUGCTL_TR | DEBUGCTL_BTS) == DEBUGCTL_TR => {
                 MsrAccess::VirtException
             }
-            (msr::DEBUGCTL, Some(_)) => MsrAccess::Native,
-            (msr::XSS, Some(new)) => {
+            (index::DEBUGCTL, Some(_)) => MsrAccess::Native,
+            (index::XSS, Some(new)) => {
                 let allowed = XSS_BITS & self.tdcs_rd(td, tdcs::XFAM);
                 if new & !allowed == 0 {
                     MsrAccess::Native
@@ -237,7 +239,7 @@ impl<M: Machine> Module<M> {
                 }
             }
             // The guest turns SYSCALL on; all else of it is the module's.
-            (msr::EFER, Some(new)) if (new ^ current()) & !(EFER_SCE | EFER_LMA) == 0 => {
+            (index::EFER, Some(new)) if (new ^ current()) & !(EFER_SCE | EFER_LMA) == 0 => {
                 MsrAccess::Native
             }
             _ => MsrAccess::VirtException,

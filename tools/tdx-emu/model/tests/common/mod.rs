@@ -325,6 +325,31 @@ impl Vm {
         vm
     }
 
+    /// A TD with other words of TD_PARAMS, its first vCPU in the guest on LP 1.
+    pub fn entered(params: &[(u64, u64)]) -> Self {
+        let vm = Vm::building_from(true, params);
+        vm.ok(0, Regs::call(leaf::MR_FINALIZE, TDR, 0));
+        vm.enter(0);
+        vm
+    }
+
+    /// TDCALL by the guest on LP 1 that stays there.
+    pub fn tdcall(&self, regs: Regs) -> Regs {
+        let o = self.m.tdcall(1, &regs, 0x1000);
+        assert!(matches!(o, GuestOutcome::InGuest(_)), "{o:?}");
+        self.m.guest_load(1).unwrap().0
+    }
+
+    /// TDG.VM.RD of `n` elements.
+    pub fn td_field(&self, first: u64, n: u64) -> Vec<u64> {
+        let read = |i| {
+            let r = self.tdcall(Regs::call(7, 0, first + i));
+            assert_eq!(r.rax, 0, "{r:x?}");
+            r.r8
+        };
+        (0..n).map(read).collect()
+    }
+
     pub fn fork(&self) -> Self {
         Vm {
             m: self.m.fork(self.m.machine.duplicate()),
