@@ -9,7 +9,7 @@
 pub(crate) mod software;
 pub(crate) mod tdx;
 
-use crate::relocate::Refusal;
+use crate::refusal::Refusal;
 use privmemfd_kernel::mm::folio::Locked;
 
 /// Names a backend in trace events; the numbers are those of `privmemfd_backends` there.

@@ -21,6 +21,7 @@
 
 mod allocate;
 mod aops;
+mod guests;
 mod ioctl;
 mod lost;
 
@@ -28,7 +29,7 @@ pub(crate) use allocate::drop_kept;
 pub(crate) use lost::start_queue;
 
 use crate::{
-    relocate::Refusal,
+    refusal::Refusal,
     stats::{
         Relocations,
         TOTALS, //
@@ -56,10 +57,7 @@ use privmemfd_kernel::{
         FileTables,
         PrivateFile, //
     },
-    kvm::{
-        Bindings,
-        KVM, //
-    },
+    kvm::Bindings,
     mm::{
         folio::{
             Locked,
@@ -214,13 +212,4 @@ impl PrivMem {
 /// The tables, for KVM to know our files by.
 pub(crate) const fn tables() -> &'static FileTables<PrivMem> {
     &TABLES
-}
-
-/// Unmaps `pages` in every VM for as long as the result lives.
-fn keep_guests_off<'a>(
-    file: &'a Attachment,
-    pages: core::ops::Range<usize>,
-    held: &'a impl privmemfd_kernel::mm::mapping::Held,
-) -> privmemfd_kernel::kvm::Invalidation<'a> {
-    KVM.invalidate(file, pages, held)
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Files as KVM sees them: memory for memslots, and guests to be kept off pages.
+//! Files as KVM sees them: what it asks of a provider.
 
 use crate::{
     backend::tdx,
@@ -10,7 +10,6 @@ use crate::{
         PrivMem, //
     },
     module_parameters,
-    relocate::Guests,
     stats::TOTALS, //
 };
 use core::ops::Range;
@@ -24,7 +23,6 @@ use privmemfd_kernel::{
         Bindings,
         Connection,
         GfnMove,
-        Move,
         NotConnected,
         Provider,
         ProviderTable,
@@ -37,7 +35,6 @@ use privmemfd_kernel::{
         folio::LockedFolio,
         mapping::{
             Exclusive,
-            Held,
             Mobility,
             Node, //
         }, //
@@ -106,14 +103,5 @@ impl Provider for PrivMem {
         file::drop_kept(file, pages.clone(), held);
         TOTALS.slots_unbound.add(1);
         trace::unbind(file.mapping().ino(), vm, pages);
-    }
-}
-
-/// The VMs that a file is bound to, as the relocation engine sees them.
-pub(crate) struct BoundGuests<'a>(pub(crate) &'a Attachment);
-
-impl Guests for BoundGuests<'_> {
-    fn quiesce(&self, moves: &mut [Move<'_>], held: &impl Held) -> Result {
-        KVM.relocate(self.0, moves, held)
     }
 }

@@ -10,7 +10,7 @@
 //! mm core  ->  file/aops  -+
 //!                          +->  relocate  ->  backend
 //! ioctl    ->  file/ioctl -+       |
-//!                                  +------->  kvm_binding  ->  KVM
+//!                                  +------->  file/guests  ->  KVM
 //! KVM      ->  kvm_binding  ->  file
 //! ```
 //!
@@ -24,6 +24,7 @@ mod control;
 mod counter;
 mod file;
 mod kvm_binding;
+mod refusal;
 mod relocate;
 mod stats;
 mod uapi;

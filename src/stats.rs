@@ -8,7 +8,7 @@
 use crate::{
     backend::tdx::COUNTERS as TDX,
     counter::Counter,
-    relocate::Refusal, //
+    refusal::Refusal, //
 };
 use kernel::prelude::*;
 use privmemfd_kernel::{

@@ -5,7 +5,7 @@
 //! The only place that reads or writes user memory. The layout is that of
 //! `include/uapi/linux/privmemfd.h`, which is also where meaning and errors are documented.
 
-use crate::relocate::Refusal;
+use crate::refusal::Refusal;
 use kernel::{
     ioctl::{
         _IOW,

@@ -8,7 +8,7 @@ use super::{
     Backend,
     BackendId, //
 };
-use crate::relocate::Refusal;
+use crate::refusal::Refusal;
 use kernel::prelude::*;
 use privmemfd_kernel::mm::folio::Locked;
 

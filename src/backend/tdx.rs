@@ -19,7 +19,7 @@ mod tests;
 
 pub(crate) use counters::COUNTERS;
 
-use crate::relocate::Refusal;
+use crate::refusal::Refusal;
 use kernel::prelude::*;
 use privmemfd_kernel::{
     kvm::{

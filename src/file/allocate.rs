@@ -4,7 +4,7 @@
 
 use super::{
     get_folio,
-    keep_guests_off,
+    guests::keep_guests_off,
     Attachment, //
 };
 use core::ops::Range;

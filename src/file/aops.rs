@@ -5,16 +5,16 @@
 //! Both come with a folio lock held, so the `invalidate_lock` is tried, never waited for.
 
 use super::{
+    guests::BoundGuests,
     lost,
     Attachment, //
 };
 use crate::{
     backend::software::Software,
-    kvm_binding::BoundGuests,
+    refusal::Refusal,
     relocate::{
         Cause,
-        Plan,
-        Refusal, //
+        Plan, //
     },
     stats::TOTALS, //
 };

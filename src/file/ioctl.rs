@@ -3,6 +3,7 @@
 //! ioctls on a privmemfd.
 
 use super::{
+    guests::BoundGuests,
     lost::{
         self,
         Loss, //
@@ -12,11 +13,10 @@ use super::{
 };
 use crate::{
     backend::software::Software,
-    kvm_binding::BoundGuests,
+    refusal::Refusal,
     relocate::{
         Cause,
-        Plan,
-        Refusal, //
+        Plan, //
     },
     uapi, //
 };

@@ -10,10 +10,10 @@
 //! when the page is ([`Lost::make_room`]), for a whole [`Chunk`] at a time.
 
 use super::{
-    keep_guests_off,
+    guests::keep_guests_off,
     Attachment, //
 };
-use crate::relocate::Refusal;
+use crate::refusal::Refusal;
 use core::ops::Range;
 use kernel::{
     maple_tree::InsertErrorKind,

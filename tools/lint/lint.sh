@@ -188,16 +188,13 @@ check_no_unsafe() {
 	nothing grep -rnE '^[^/]*\bunsafe\b' "$TOP/src" --include='*.rs'
 }
 
-# The engine and its backends know no file, no KVM: those come as traits.
+# The modules of src/, lowest first: each uses only those before it. module_parameters
+# is made by module!.
+LAYERS=(module_parameters counter refusal backend relocate stats uapi file kvm_binding control)
+
 check_layers() {
 	module_sources >/dev/null
-	find "$TOP/src" \( -path '*/src/relocate*' -o -path '*/src/backend*' \) -name '*.rs' \
-		-not -name tests.rs >"$OUT/layers.list"
-	[ -s "$OUT/layers.list" ] || skip "no engine and no backend in src/"
-	# A use declaration may have many lines.
-	# shellcheck disable=SC2016 # perl's variables
-	nothing xargs -a "$OUT/layers.list" perl -0777 -ne \
-		'print "$ARGV: $&\n" while /^use crate::[^;]*\b(file|control|kvm_binding|uapi|stats)\b[^;]*;/gm'
+	nothing "$TOP/tools/lint/layers.py" "$TOP/src" "${LAYERS[@]}"
 }
 
 check_file_length() {

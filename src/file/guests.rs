@@ -1,0 +1,34 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The guests of a file: who is to be kept off its pages, by KVM.
+
+use super::Attachment;
+use crate::relocate::Guests;
+use core::ops::Range;
+use kernel::prelude::*;
+use privmemfd_kernel::{
+    kvm::{
+        Invalidation,
+        Move,
+        KVM, //
+    },
+    mm::mapping::Held, //
+};
+
+/// The VMs that a file is bound to, as the relocation engine sees them.
+pub(super) struct BoundGuests<'a>(pub(super) &'a Attachment);
+
+impl Guests for BoundGuests<'_> {
+    fn quiesce(&self, moves: &mut [Move<'_>], held: &impl Held) -> Result {
+        KVM.relocate(self.0, moves, held)
+    }
+}
+
+/// Unmaps `pages` in every VM for as long as the result lives.
+pub(super) fn keep_guests_off<'a>(
+    file: &'a Attachment,
+    pages: Range<usize>,
+    held: &'a impl Held,
+) -> Invalidation<'a> {
+    KVM.invalidate(file, pages, held)
+}
