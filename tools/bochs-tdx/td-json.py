@@ -67,7 +67,7 @@ def main():
     least = int(sys.argv[4])
     host = json.loads((out / "host.json").read_text())
     count = counters(out / "counters")
-    good, bad, _, injected, guests = summary.read_calls(out / "seamcalls.jsonl")
+    good, bad, _, injected, _, guests = summary.read_calls(out / "seamcalls.jsonl")
     given, taken = (sum(good[n] for n in names) for names in (summary.GIVEN, summary.TAKEN))
     measures, events = measurements(host, (parts / "OVMF.fd").read_bytes())
     guest_complaints = complaints(out / "guest.log")

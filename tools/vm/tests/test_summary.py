@@ -36,7 +36,7 @@ def read(*lines):
         for line in (call("MNG.CREATE", int(TD, 16)), *lines):
             file.write(json.dumps(line) + "\n")
         file.flush()
-        _, bad, _, _, guests = summary.read_calls(Path(file.name))
+        _, bad, _, _, _, guests = summary.read_calls(Path(file.name))
     return list(bad), {k: v for k, v in guests.items() if k != "translations"}
 
 
