@@ -6,7 +6,7 @@ KDIR ?= /lib/modules/$(shell uname -r)/build
 export KSRC
 
 .DEFAULT_GOAL := module
-.PHONY: all module kvm-modules provision run test td tdx-host tdx-coverage bench lint mutations bisect doc clean help
+.PHONY: all module kvm-modules provision run test soak td tdx-host tdx-coverage bench lint mutations bisect doc clean help
 
 # --- the module alone: needs nothing but a build tree of a kernel with Rust
 
@@ -42,7 +42,7 @@ kvm-modules: check-kdir
 provision:
 	@tools/build/provision.sh
 
-run test bench:
+run test soak bench:
 	@tools/vm/$@.sh
 
 tdx-host:
@@ -86,6 +86,8 @@ module-clean:
 help:
 	@echo 'make run          a guest keeps its bytes while the host moves them: the whole show, in a VM'
 	@echo 'make test         every test, in a VM with a debug kernel; last line: N passed, N failed, N skipped'
+	@echo 'make soak         [OPS=N] [SEED=N] [MOVES=N] [DEBUG=1]: random operations against a model, a million'
+	@echo '                  relocations of each backend (build/soak.json, build/soak/soak.svg)'
 	@echo 'make tdx-host     TDs run by KVM itself on an emulated TDX host, while their pages move'
 	@echo 'make tdx-host DEBUG=1'
 	@echo '                  the same on the debug kernel'

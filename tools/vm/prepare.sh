@@ -16,7 +16,7 @@ VM_OPTIONS=()
 # VM_EXITS=1 in the environment: keep a log of VM exits (testing.rst).
 [ -z "${VM_EXITS:-}" ] || VM_OPTIONS+=(--vm-exits)
 
-# prepare plain|debug: everything up to, but without, the boot. Sets KERNEL,
+# prepare plain|debug|kcsan|rt: everything up to, but without, the boot. Sets KERNEL,
 # KVM_MODULES, MODULE and TEST_MODULES.
 prepare() {
 	local source
@@ -63,6 +63,9 @@ cargo_tools() {
 	(cd "$TOP/tools" && cargo "$command" --locked --target "$TARGET" --target-dir "$BUILD/cargo" "$@")
 }
 
+# Arguments of the job.
+JOB_ARGUMENTS=()
+
 # boot JOB OUT SECONDS [MORE_FILES...]: run tools/vm/jobs/JOB.sh in a VM.
 boot() {
 	local job=$1 out=$2 seconds=$3 file
@@ -70,6 +73,7 @@ boot() {
 		--add "$MODULE:/modules/" --add "$TEST_MODULES/tdxemu.ko:/modules/" --add "$TEST_MODULES/tdhost.ko:/modules/"
 		--add "$TEST_MODULES/copyfail.ko:/modules/" --add "$TEST_MODULES/otherkvm.ko:/modules/"
 		--add "$TEST_MODULES/badprovider.ko:/modules/" --add "$TEST_MODULES/markfailed.ko:/modules/"
+		--add "$TEST_MODULES/memscan.ko:/modules/" --add "$KERNEL/mm/hwpoison-inject.ko:/modules/"
 		--add "$KVM_MODULES/kvm.ko:/modules/kvm/" --add "$KVM_MODULES/kvm-amd.ko:/modules/kvm/"
 	)
 	shift 3
@@ -83,7 +87,7 @@ boot() {
 		add+=(--add "$file")
 	done
 	"$TOP/tools/vm/vm.py" "${VM_OPTIONS[@]}" --kernel "$KERNEL" --memory "$MEMORY" --append "$COMMAND_LINE" \
-		--timeout "$seconds" --out "$out" "${add[@]}" -- "$TOP/tools/vm/jobs/$job.sh"
+		--timeout "$seconds" --out "$out" "${add[@]}" -- "$TOP/tools/vm/jobs/$job.sh" "${JOB_ARGUMENTS[@]}"
 }
 
 # kernel_log OUT: the log of a machine, or of its console if it died.

@@ -1,0 +1,286 @@
+// SPDX-License-Identifier: GPL-2.0
+//! What each operation does to the model, and how it must end.
+
+use std::ops::Range;
+
+use crate::model::{Expect, Fault, File, Op, Page, Slot, State, Td, Vm, LIMIT_PAGES};
+
+/// Applies an operation that [`State::allows`].
+pub fn apply(s: &mut State, op: &Op) {
+    match op.clone() {
+        Op::Create {
+            file,
+            pages,
+            movable,
+            ..
+        } => {
+            s.files[file] = Some(File {
+                pages: vec![Page::Absent; pages],
+                movable,
+                own: true,
+                child: false,
+                td: None,
+                spoiled: false,
+            });
+        }
+        // A TD holds its file.
+        Op::Close { file } => {
+            let f = of(s, file);
+            f.own = false;
+            // The test closes the TD with it.
+            end_td(f);
+        }
+        Op::Inherit { file } => of(s, file).child = true,
+        Op::Reap { file } => of(s, file).child = false,
+        Op::Adopt { file } => of(s, file).own = true,
+        Op::Allocate { file, at } => s.expect = allocate(of(s, file), at),
+        Op::AllocateLimited { file, at } => s.expect = allocate_limited(of(s, file), at),
+        Op::Punch { file, at } => {
+            let f = of(s, file);
+            for n in at {
+                f.pages[n] = Page::Absent;
+                if let Some(td) = &mut f.td {
+                    td.accepted[n] = false;
+                }
+            }
+        }
+        Op::Move { file, at, node } => s.expect = move_pages(of(s, file), at, node.is_some()),
+        Op::MoveWithFault { file, at, fault } => {
+            s.expect = move_with_fault(of(s, file), at, fault);
+        }
+        Op::Compact => {}
+        Op::Soft { file, .. } => {
+            let f = of(s, file);
+            if !f.movable {
+                s.expect = Expect::Fails(vec![libc::EBUSY, libc::EIO, libc::EAGAIN]);
+            }
+        }
+        Op::Poison { file, page } => {
+            let f = of(s, file);
+            f.pages[page] = Page::Failed;
+            if let Some(td) = &mut f.td {
+                td.accepted[page] = false;
+            }
+        }
+        // Other memory in the block may refuse.
+        Op::Offline { .. } => {
+            s.offline = true;
+            s.expect = Expect::Either(vec![libc::EBUSY]);
+        }
+        Op::Online => s.offline = false,
+        Op::NewVm { vm } => s.vms[vm] = Some(Vm::default()),
+        Op::KillVm { vm } => s.vms[vm] = None,
+        Op::KilledVm { file, at } => {
+            let serial = s.serial;
+            let f = of(s, file);
+            let failed = at.clone().find(|n| f.pages[*n] == Page::Failed);
+            for n in at.start..failed.unwrap_or(at.end) {
+                f.pages[n] = Page::Filled(serial);
+            }
+            if let Some(n) = failed {
+                s.expect = Expect::Fault(n - at.start, libc::EHWPOISON);
+            }
+        }
+        Op::Bind { vm, slot, file, at } => s.expect = bind(s, vm, slot, file, at),
+        Op::Unbind { vm, slot } => s.vms[vm].as_mut().expect("allowed").slots[slot] = None,
+        Op::Convert {
+            vm,
+            slot,
+            at,
+            shared,
+        } => {
+            let vm = s.vms[vm].as_mut().expect("allowed");
+            vm.slots[slot].as_mut().expect("allowed").shared[at].fill(shared);
+        }
+        Op::Prefault { vm, slot, at } => {
+            let failed = guest(s, vm, slot, at, false);
+            s.expect = failed.map_or(Expect::Ok, |(_, errno)| Expect::Fails(vec![errno]));
+        }
+        Op::Write { vm, slot, at } => {
+            let failed = guest(s, vm, slot, at, true);
+            s.expect = failed.map_or(Expect::Ok, |(n, errno)| Expect::Fault(n, errno));
+        }
+        // Reads page by page, and goes on behind one that fails.
+        Op::Verify { vm, slot, at } => {
+            for n in at {
+                s.touch(vm, slot, n, false);
+            }
+        }
+        Op::NewTd { file } => {
+            let f = of(s, file);
+            f.td = Some(Td {
+                accepted: vec![false; f.pages.len()],
+                lost: false,
+            });
+            hide(f);
+        }
+        Op::KillTd { file } => end_td(of(s, file)),
+        Op::Accept { file, at } => {
+            s.expect = in_td(s, file, at, |page, accepted, _| {
+                if !*accepted {
+                    (*page, *accepted) = (Page::Zero, true);
+                }
+            })
+        }
+        Op::Fill { file, at } => {
+            s.expect = in_td(s, file, at, |page, accepted, serial| {
+                if *accepted {
+                    *page = Page::Filled(serial);
+                }
+            })
+        }
+        Op::Check { file, at } => s.expect = in_td(s, file, at, |_, _, _| ()),
+    }
+}
+
+fn of(s: &mut State, file: usize) -> &mut File {
+    s.files[file].as_mut().expect("allowed")
+}
+
+/// What is in memory that a TD gets, or has left.
+fn hide(f: &mut File) {
+    for page in &mut f.pages {
+        if page.has_memory() != Some(false) {
+            *page = if *page == Page::Maybe {
+                Page::Maybe
+            } else {
+                Page::Opaque
+            };
+        }
+    }
+}
+
+fn end_td(f: &mut File) {
+    if let Some(td) = f.td.take() {
+        hide(f);
+        f.spoiled = td.lost;
+    }
+}
+
+fn allocate(f: &mut File, at: Range<usize>) -> Expect {
+    for n in at {
+        match f.pages[n] {
+            Page::Failed => return Expect::Fails(vec![libc::EHWPOISON]),
+            Page::Absent | Page::Maybe => f.pages[n] = Page::Zero,
+            _ => {}
+        }
+    }
+    Expect::Ok
+}
+
+fn allocate_limited(f: &mut File, at: Range<usize>) -> Expect {
+    let failed = at.clone().find(|n| f.pages[*n] == Page::Failed);
+    let reach = at.start..failed.unwrap_or(at.end);
+    let wanted = reach
+        .clone()
+        .filter(|n| f.pages[*n].has_memory() != Some(true))
+        .count();
+    // What was charged to the cgroup before counts as well.
+    for n in reach {
+        if f.pages[n].has_memory() != Some(true) {
+            f.pages[n] = Page::Maybe;
+        }
+    }
+    match failed {
+        None if wanted == 0 => Expect::Ok,
+        None if wanted > LIMIT_PAGES => Expect::Fails(vec![libc::ENOMEM]),
+        None => Expect::Either(vec![libc::ENOMEM]),
+        Some(_) => Expect::Fails(vec![libc::ENOMEM, libc::EHWPOISON]),
+    }
+}
+
+fn movable(f: &File, at: &Range<usize>) -> (u64, u64) {
+    let pages = f.pages[at.clone()].iter();
+    let sure = pages
+        .clone()
+        .filter(|p| p.has_memory() == Some(true))
+        .count();
+    let open = pages.filter(|p| p.has_memory().is_none()).count();
+    (sure as u64, (sure + open) as u64)
+}
+
+fn move_pages(f: &File, at: Range<usize>, to_node: bool) -> Expect {
+    if !f.movable {
+        return Expect::Fails(vec![libc::EBUSY]);
+    }
+    let (least, most) = movable(f, &at);
+    if f.spoiled || f.td.as_ref().is_some_and(|t| t.lost) {
+        return Expect::Either(vec![libc::EBUSY]);
+    }
+    Expect::Moved(if to_node { 0 } else { least }..=most)
+}
+
+fn move_with_fault(f: &mut File, at: Range<usize>, fault: Fault) -> Expect {
+    if fault == Fault::CopyFails {
+        // Without content nothing is copied.
+        return Expect::Either(vec![libc::EHWPOISON]);
+    }
+    let (_, most) = movable(f, &at);
+    let td = f.td.as_mut().expect("allowed");
+    // Only what the TD has mapped takes calls of the TDX module.
+    let mapped = at.clone().any(|n| td.accepted[n]);
+    let refused = Expect::Fails(vec![libc::EAGAIN, libc::EBUSY]);
+    match fault {
+        _ if !mapped => Expect::Either(vec![libc::EAGAIN, libc::EBUSY]),
+        Fault::BlockBusy | Fault::TrackBusy | Fault::RelocateBusy => {
+            let (least, _) = movable(f, &at);
+            Expect::Moved(least..=most)
+        }
+        Fault::RelocateRefused | Fault::BlockRefused => refused,
+        Fault::UnblockRefused => {
+            td.lost = true;
+            refused
+        }
+        Fault::CopyFails => unreachable!("no fault of a TD's"),
+    }
+}
+
+fn bind(s: &mut State, vm: usize, slot: usize, file: usize, at: Range<usize>) -> Expect {
+    let overlaps = s.slots_of(file).any(|(v, _, other)| {
+        let other = other.covers();
+        v == vm && at.start < other.end && other.start < at.end
+    });
+    if overlaps {
+        return Expect::Fails(vec![libc::EEXIST]);
+    }
+    let new = Slot {
+        file,
+        offset: at.start,
+        backing: vec![Page::Absent; at.len()],
+        shared: vec![false; at.len()],
+    };
+    s.vms[vm].as_mut().expect("allowed").slots[slot] = Some(new);
+    Expect::Ok
+}
+
+/// A guest touches pages until one fails.
+fn guest(
+    s: &mut State,
+    vm: usize,
+    slot: usize,
+    at: Range<usize>,
+    write: bool,
+) -> Option<(usize, i32)> {
+    at.into_iter()
+        .find_map(|n| s.touch(vm, slot, n, write).map(|errno| (n, errno)))
+}
+
+fn in_td(
+    s: &mut State,
+    file: usize,
+    at: Range<usize>,
+    act: impl Fn(&mut Page, &mut bool, u32),
+) -> Expect {
+    let serial = s.serial;
+    let f = of(s, file);
+    let td = f.td.as_mut().expect("allowed");
+    if td.lost {
+        return Expect::Fails(vec![libc::EIO]);
+    }
+    for n in at {
+        if f.pages[n] != Page::Failed {
+            act(&mut f.pages[n], &mut td.accepted[n], serial);
+        }
+    }
+    Expect::Ok
+}
