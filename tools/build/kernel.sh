@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 #
-# kernel.sh plain|debug: build the test kernel unpatched, once for each set of
+# kernel.sh plain|debug|kcsan|rt: build the test kernel unpatched, once for each set of
 # {source version, config, toolchain}, and print its build folder. The KVM
 # patches are not part of it: they touch kvm.ko and the vendor modules only,
 # which kvm-modules.sh builds beside it, so a new patch costs no new kernel.
@@ -9,14 +9,15 @@ set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=lib.sh
 . "$(dirname "$0")/lib.sh"
 
-flavour=${1:?plain or debug}
+flavour=${1:?plain, debug, kcsan or rt}
 src=$(readlink -f "$CACHE/linux")
 fragments=("$TOP/tools/vm/config/plain.config")
 steps=1600
 case $flavour in
 plain) ;;
 debug) fragments+=("$TOP/tools/vm/config/debug.config") steps=1650 ;;
-*) die "unknown kernel flavour '$flavour'" "use plain or debug" ;;
+kcsan | rt) fragments+=("$TOP/tools/vm/config/$flavour.config") ;;
+*) die "unknown kernel flavour '$flavour'" "use plain, debug, kcsan or rt" ;;
 esac
 
 identity=$(key "$src" "$(make -s -C "$src" kernelversion)" "$(toolchain_id)" "${fragments[@]}")
