@@ -3,7 +3,7 @@
 
 use std::ops::Range;
 
-use crate::model::{Expect, Fault, File, Op, Page, Slot, State, Td, Vm, LIMIT_PAGES};
+use crate::model::{Expect, Fault, File, Op, Page, Slot, State, Td, Vm, COPIES, LIMIT_PAGES};
 
 /// Applies an operation that [`State::allows`].
 pub fn apply(s: &mut State, op: &Op) {
@@ -212,8 +212,13 @@ fn move_pages(f: &File, at: Range<usize>, to_node: bool) -> Expect {
 
 fn move_with_fault(f: &mut File, at: Range<usize>, fault: Fault) -> Expect {
     if fault == Fault::CopyFails {
-        // Without content nothing is copied.
-        return Expect::Either(vec![libc::EHWPOISON]);
+        let filled = |n: &usize| matches!(f.pages[*n], Page::Filled(_));
+        let lost: Vec<usize> = at.filter(filled).take(COPIES).collect();
+        for n in &lost {
+            f.pages[*n] = Page::Failed;
+        }
+        let ends = Expect::Fails(vec![libc::EHWPOISON]);
+        return if lost.is_empty() { Expect::Ok } else { ends };
     }
     let (_, most) = movable(f, &at);
     let td = f.td.as_mut().expect("allowed");

@@ -8,10 +8,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use privmemctl::memory::MemoryMap;
 use privmemfd_ioctls::{Device, Mobility, Options, PrivMemFd};
+use selftests::fixtures::{wait_for, PATIENCE};
 use vmm::VmType;
 
 use crate::guest::Guest;
-use crate::model::{Expect, Op, Page, State, FILES, LIMIT_PAGES, SLOTS, VMS};
+use crate::model::{Expect, Fault, Op, Page, State, FILES, LIMIT_PAGES, SLOTS, VMS};
 use crate::process::{allocate_limited, killed_vm};
 use crate::system::{bytes, ended, System, PAGE};
 use crate::td;
@@ -26,11 +27,6 @@ static BLOCKS_LOST: AtomicUsize = AtomicUsize::new(0);
 const BALLAST: u64 = 136 << 20;
 /// Moves are asked for again when another operation of mm's was in the way.
 const TRIES: usize = 100;
-
-/// Failed pages that `STAT` counts among those that have memory.
-pub fn failed_pages_counted(failed: u64) -> u64 {
-    failed
-}
 
 fn errno(e: &std::io::Error) -> i32 {
     e.raw_os_error().unwrap_or(0)
@@ -73,8 +69,12 @@ pub fn act(system: &mut System, state: &State, op: &Op) {
             move_pages(system, state, op, (*file, at), *node);
             look(system, state, *file);
         }
-        Op::MoveWithFault { file, at, .. } => {
+        Op::MoveWithFault { file, at, fault } => {
+            let before = system.fd(*file).pages(bytes(at)).expect("PAGES");
             move_pages(system, state, op, (*file, at), None);
+            if *fault == Fault::CopyFails {
+                wait_until_lost(system, state, *file, (at, &before));
+            }
             if !state
                 .owned(*file)
                 .and_then(|f| f.td.as_ref())
@@ -133,10 +133,30 @@ fn pfn(system: &System, file: usize, page: usize) -> u64 {
 /// A failure that can be taken back.
 fn poison(pfn: u64) {
     let path = format!("{HWPOISON}/corrupt-pfn");
-    match fs::write(&path, format!("{pfn:#x}")) {
-        Err(e) if errno(&e) != libc::EBUSY => panic!("{path}: {e}"),
-        _ => {}
-    }
+    let done = fs::write(&path, format!("{pfn:#x}"));
+    done.unwrap_or_else(|e| panic!("{path}: {e}"));
+}
+
+/// The module has memory_failure() take pages that could not be copied, a moment later.
+fn wait_until_lost(
+    system: &mut System,
+    state: &State,
+    file: usize,
+    (at, before): (&Range<usize>, &[Option<u64>]),
+) {
+    let pages = &state.owned(file).expect("allowed").pages[at.clone()];
+    let lost = |after: &[Option<u64>]| {
+        let mut both = pages.iter().zip(after);
+        both.all(|(page, pfn)| *page != Page::Failed || pfn.is_none())
+    };
+    let fd = system.fd(file);
+    let gone = wait_for(PATIENCE, || lost(&fd.pages(bytes(at)).expect("PAGES")));
+    assert!(gone, "a page that could not be copied stays in its file");
+    let failed = pages
+        .iter()
+        .zip(before)
+        .filter(|(page, _)| **page == Page::Failed);
+    system.failed.extend(failed.filter_map(|(_, pfn)| *pfn));
 }
 
 fn move_pages(

@@ -118,9 +118,12 @@ pub enum Fault {
     BlockRefused,
     /// A refused page cannot be given back to the TD, which is lost.
     UnblockRefused,
-    /// Memory fails while it is copied (without a TD): some pages stay.
+    /// Memory fails while it is copied (without a TD): the first pages are lost.
     CopyFails,
 }
+
+/// So many copies fail.
+pub const COPIES: usize = 2;
 
 impl Fault {
     /// Every one.
@@ -380,18 +383,21 @@ impl State {
             Op::Accept { file, at } | Op::Fill { file, at } | Op::Check { file, at } => {
                 fits(*file, at) && td(*file).is_some()
             }
-            Op::MoveWithFault { file, at, .. } => {
+            Op::MoveWithFault { file, at, fault } => {
                 let file = self
                     .owned(*file)
-                    .filter(|_| fits(*file, at) && !lost(*file));
-                let copies = matches!(
-                    op,
-                    Op::MoveWithFault {
-                        fault: Fault::CopyFails,
-                        ..
-                    }
-                );
-                file.is_some_and(|f| f.movable && !f.spoiled && f.td.is_some() != copies)
+                    .filter(|_| fits(*file, at) && sound(*file));
+                // Whether a page that nobody has written is copied is not known here.
+                let known = |p: &Page| matches!(p, Page::Absent | Page::Filled(_) | Page::Failed);
+                file.is_some_and(|f| {
+                    let copies = f.td.is_none() && f.pages[at.clone()].iter().all(known);
+                    f.movable
+                        && if *fault == Fault::CopyFails {
+                            copies
+                        } else {
+                            f.td.is_some()
+                        }
+                })
             }
         }
     }

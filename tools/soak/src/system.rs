@@ -130,9 +130,8 @@ fn check_file(system: &System, state: &State, file: usize) {
             stat.poisoned, failed,
             "failed pages of file {file}: {stat:?}"
         );
-        let count = stat.pages - host::failed_pages_counted(failed);
         assert!(
-            (least..=least + open).contains(&count),
+            (least..=least + open).contains(&stat.pages),
             "file {file} has {} pages, expected {least} to {}",
             stat.pages,
             least + open
@@ -140,7 +139,6 @@ fn check_file(system: &System, state: &State, file: usize) {
         let pfns = fd.pages(0..f.pages.len() as u64 * PAGE).expect("PAGES");
         for (n, (pfn, page)) in pfns.iter().zip(&f.pages).enumerate() {
             let right = match page.has_memory() {
-                _ if *page == Page::Failed => true,
                 Some(has) => has == pfn.is_some(),
                 None => true,
             };

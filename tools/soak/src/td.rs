@@ -10,7 +10,7 @@ use tdhost::{Command, Device, SeptState, Td};
 use tdx_emu_model::regs::op;
 use tdx_emu_model::status::{self, with_op};
 
-use crate::model::{Fault, File, Op, Page, State};
+use crate::model::{Fault, File, Op, Page, State, COPIES};
 use crate::system::{bytes, ended, System, PAGE};
 
 /// The vCPU that runs everything; the one that stays in the access that fails; the one
@@ -20,7 +20,7 @@ const VICTIM: u32 = 1;
 const NOVICE: u32 = 2;
 
 /// Copies of pages that are to fail.
-const COPIES: &str = "/sys/module/copyfail/parameters/copies";
+const COPYFAIL: &str = "/sys/module/copyfail/parameters/copies";
 
 /// A TD.
 pub struct Domain {
@@ -32,7 +32,7 @@ pub struct Domain {
 /// Lets the next move go wrong, until [`sound`].
 pub fn inject(fault: Fault) {
     match fault {
-        Fault::CopyFails => std::fs::write(COPIES, "2").expect(COPIES),
+        Fault::CopyFails => std::fs::write(COPYFAIL, COPIES.to_string()).expect(COPYFAIL),
         _ => emulator::write("faults", &rules(fault)),
     }
 }
@@ -40,7 +40,7 @@ pub fn inject(fault: Fault) {
 /// Nothing goes wrong any more.
 pub fn sound(fault: Fault) {
     match fault {
-        Fault::CopyFails => std::fs::write(COPIES, "0").expect(COPIES),
+        Fault::CopyFails => std::fs::write(COPYFAIL, "0").expect(COPYFAIL),
         _ => emulator::write("faults", "clear"),
     }
 }
