@@ -1,0 +1,55 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0
+"""shell-test.py: `make td SHELL=1` through a pseudo terminal, as a person would use it.
+
+Waits for the prompt, asks the TD's kernel what it runs on, reads a file of the TDX driver
+and ends the machine. Exits with 1, after what the terminal showed, if that does not come."""
+
+import os
+import pty
+import select
+import sys
+import time
+from pathlib import Path
+
+TOP = Path(__file__).resolve().parents[2]
+PROMPT = b"td# "
+# The command's own text must not be the answer.
+DIALOGUE = (
+    (PROMPT, b"grep -o -m1 tdx_guest /proc/cpuinfo | tr a-z A-Z\n"),
+    (b"TDX_GUEST", b"ls /dev/tdx_guest | rev\n"),
+    (b"tseug_xdt/ved/", b"poweroff -f\n"),
+)
+LIMIT = 1200
+
+
+def main():
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.chdir(TOP)
+        os.execvp("make", ["make", "td", "SHELL=1"])
+    shown, at, end = b"", 0, time.monotonic() + LIMIT
+    steps = list(DIALOGUE)
+    while time.monotonic() < end:
+        if not select.select([terminal], [], [], 1)[0]:
+            continue
+        try:
+            shown += os.read(terminal, 4096)
+        except OSError:  # the other end is closed
+            break
+        while steps and (found := shown.find(steps[0][0], at)) >= 0:
+            at = found + len(steps[0][0])
+            os.write(terminal, steps.pop(0)[1])
+    else:
+        os.kill(pid, 15)
+    status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    good = not steps and status == 0
+    if not good:
+        sys.stdout.buffer.write(shown[-4000:])
+        print(f"\nwaiting for {steps[0][0]}" if steps else f"\nexit status {status}")
+    print("ok td_shell" if good else "not ok td_shell")
+    return not good
+
+
+if __name__ == "__main__":
+    sys.exit(main())
