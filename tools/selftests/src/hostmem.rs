@@ -21,6 +21,15 @@ pub fn compact() {
     fs::write("/proc/sys/vm/compact_memory", "1").unwrap();
 }
 
+/// Has compaction bring what lies in movable memory to where it wants it, so that the next
+/// time it is about pages that came later. Else others may take the holes that are meant
+/// for these.
+pub fn settle() {
+    for _ in 0..3 {
+        compact();
+    }
+}
+
 /// Whether compaction may move pages that cannot be reclaimed, until it is dropped:
 /// `vm.compact_unevictable_allowed`.
 pub struct CompactUnevictable(String);

@@ -10,7 +10,7 @@ use selftests::fixtures::{
     ballast, device, fails, file, in_movable_zone, movable, two_nodes, wait_for, Guest, MIB, PAGE,
     PATIENCE,
 };
-use selftests::hostmem::{cma_frames, compact, movable_blocks, CompactUnevictable};
+use selftests::hostmem::{cma_frames, compact, movable_blocks, settle, CompactUnevictable};
 use selftests::ktap::{self, note, skip};
 
 const SIZE: u64 = 8 * MIB;
@@ -132,6 +132,7 @@ fn offline_moves_pages_away() {
 fn compaction_moves_pages() {
     // Every other page of a larger file goes: what stays lies among holes.
     let _lists = ShortFreeLists::new().unwrap();
+    settle();
     let fd = in_movable_zone(2 * SIZE);
     let mut guest = Guest::new(&fd, 1);
     guest.fill();

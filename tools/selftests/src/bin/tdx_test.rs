@@ -15,7 +15,7 @@ use selftests::cases;
 use selftests::fixtures::{
     ballast, fails, file, in_movable_zone, movable, unload, wait_for, Guest, PAGE, PATIENCE,
 };
-use selftests::hostmem::{compact, movable_blocks};
+use selftests::hostmem::{compact, movable_blocks, settle};
 use selftests::ktap::{self, note, skip};
 use selftests::tdx::emulator::{clear_counters, Counters};
 use selftests::tdx::{device, pin_to, Crew, Tdx};
@@ -100,6 +100,7 @@ fn a_running_td_keeps_every_byte() {
 
 fn compaction_moves_pages() {
     let _lists = ShortFreeLists::new().unwrap();
+    settle();
     let fd = in_movable_zone(4 * PAGES * PAGE);
     let tdx = Tdx::on(fd, 4 * PAGES, 1).boot();
     // Every other page goes: what stays lies among holes.
