@@ -125,6 +125,7 @@ void privmemfd_helper_mapping_set_gfp_mask(struct address_space *mapping, gfp_t 
 void privmemfd_helper_mapping_set_inaccessible(struct address_space *mapping);
 void privmemfd_helper_mapping_set_unevictable(struct address_space *mapping);
 int privmemfd_helper_memory_failure(unsigned long pfn);
+void privmemfd_helper_memory_failure_sync(void);
 bool privmemfd_helper_node_online(int nid);
 int privmemfd_helper_register_memory_notifier(struct notifier_block *nb);
 void privmemfd_helper_unregister_memory_notifier(struct notifier_block *nb);

@@ -8,6 +8,7 @@
 #include <linux/page-flags.h>
 #include <linux/pagemap.h>
 #include <linux/rcupdate.h>
+#include <linux/rwsem.h>
 #include <linux/folio_batch.h>
 #include <linux/sched.h>
 
@@ -215,16 +216,32 @@ void privmemfd_helper_mapping_set_unevictable(struct address_space *mapping)
 }
 
 /*
+ * memory_failure() looks once whether a frame is online, and then may wait until its
+ * block has gone offline: the struct page must stay until it is done.
+ */
+static DECLARE_RWSEM(failing);
+
+/*
  * Whoever has found the error has told the kernel that it is a real one, which would
  * be known by a call without MF_SW_SIMULATED as well.
  */
 int privmemfd_helper_memory_failure(unsigned long pfn)
 {
+	int ret = -EOPNOTSUPP;
+
 #ifdef CONFIG_MEMORY_FAILURE
-	return memory_failure(pfn, MF_SW_SIMULATED);
-#else
-	return -EOPNOTSUPP;
+	down_read(&failing);
+	ret = memory_failure(pfn, MF_SW_SIMULATED);
+	up_read(&failing);
 #endif
+
+	return ret;
+}
+
+void privmemfd_helper_memory_failure_sync(void)
+{
+	down_write(&failing);
+	up_write(&failing);
 }
 
 bool privmemfd_helper_node_online(int nid)

@@ -4,7 +4,8 @@
 //!
 //! memory_failure() gives up a page that it meets off the LRU lists, while somebody moves it for
 //! instance: it is marked and stays in its file. Offlining passes marked pages by, and then their
-//! `struct page` is no more. Here is the last place where they can leave the file.
+//! `struct page` is no more. Here is the last place where they can leave the file, and where a
+//! memory_failure() of ours can be waited for that is still at work on one.
 //!
 //! C header: [`include/linux/memory.h`](srctree/include/linux/memory.h)
 
@@ -67,6 +68,8 @@ impl<T: PrivateFile> OfflineWatch<T> {
         data: *mut kernel::ffi::c_void,
     ) -> kernel::ffi::c_int {
         if action == ffi::memory_block_state_MEM_OFFLINE as kernel::ffi::c_ulong {
+            // SAFETY: Process context. Whoever is waited for needs nothing of who goes offline.
+            unsafe { ffi::privmemfd_helper_memory_failure_sync() };
             // SAFETY: What the chain passes on.
             let arg = unsafe { &*data.cast::<ffi::memory_notify>() };
             for pfn in arg.start_pfn..arg.start_pfn + arg.nr_pages {
