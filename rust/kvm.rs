@@ -18,8 +18,11 @@ mod td;
 
 pub use moves::{
     GfnMove,
+    InPlace,
+    Isolated,
     Move,
-    Progress,
+    Origin,
+    Quiesced,
     Source, //
 };
 pub use provider::{
@@ -32,7 +35,11 @@ pub use td::Td;
 use crate::{
     ffi,
     fs::private_file::Attached,
-    mm::mapping::Held,
+    mm::mapping::{
+        Exclusive,
+        Held,
+        Mapping, //
+    },
     slot::{
         InUse,
         Slot, //
@@ -46,6 +53,7 @@ use kernel::{
     sync::atomic::{
         Acquire,
         Atomic,
+        Full,
         Release, //
     },
     types::Opaque,
@@ -62,8 +70,8 @@ impl VmId {
     }
 }
 
-/// KVM's list of the VMs that use a file; part of the object behind the file.
-#[pin_data]
+/// KVM's list of the VMs that use a file.
+#[pin_data(PinnedDrop)]
 pub struct Bindings {
     #[pin]
     inner: Opaque<ffi::kvm_gmem_bindings>,
@@ -76,13 +84,25 @@ unsafe impl Sync for Bindings {}
 
 impl Bindings {
     /// An empty list.
-    pub fn new() -> impl PinInit<Self> {
+    pub(crate) fn new() -> impl PinInit<Self> {
         pin_init!(Self {
             // SAFETY: The slot can be written and stays where it is.
             inner <- Opaque::ffi_init(|slot| unsafe {
                 ffi::privmemfd_helper_kvm_gmem_bindings_init(slot)
             }),
+            _: {
+                let _ = FILES.fetch_add(1, Full);
+            },
         })
+    }
+
+    /// Whether there is a file.
+    pub(crate) fn any() -> bool {
+        FILES.load(Acquire) != 0
+    }
+
+    pub(crate) fn as_ptr(&self) -> *mut ffi::kvm_gmem_bindings {
+        self.inner.get()
     }
 
     /// Number of VMs that use the file. For statistics.
@@ -97,6 +117,16 @@ impl Bindings {
         unsafe { core::ptr::read_volatile(&raw const (*self.inner.get()).nr_slots) }
     }
 }
+
+#[pinned_drop]
+impl PinnedDrop for Bindings {
+    fn drop(self: Pin<&mut Self>) {
+        let _ = FILES.fetch_add(-1, Release);
+    }
+}
+
+/// Files that exist.
+static FILES: Atomic<isize> = Atomic::new(0);
 
 /// Why there is no connection to KVM.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
@@ -174,64 +204,61 @@ impl Kvm {
 
     /// Unmaps `pages` in every VM until the returned object is dropped. May sleep.
     ///
-    /// `held` is the lock of the file's mapping; anything else is a bug of the caller, which is
-    /// reported, and nothing is unmapped.
-    pub fn invalidate<'a, T: Provider>(
+    /// # Errors
+    ///
+    /// `EINVAL`, and nothing has changed: `held` is the lock of another file.
+    pub fn invalidate<'a, T: Provider, H: Held>(
         &'a self,
         file: &'a Attached<T>,
         pages: Range<usize>,
-        held: &'a impl Held,
-    ) -> Invalidation<'a> {
-        let bindings = file.object().bindings();
-        let hosts = if warn_on!(!core::ptr::eq(held.mapping(), file.mapping())) {
-            [None, None]
-        } else {
-            self.hosts()
-        };
+        held: &'a H,
+    ) -> Result<Invalidation<'a, H>> {
+        if !core::ptr::eq(held.mapping(), file.mapping()) {
+            return Err(EINVAL);
+        }
+        let bindings = file.bindings();
+        let hosts = self.hosts();
         for host in hosts.iter().flatten() {
             // SAFETY: The table is valid while it is in use; the guard keeps the bindings stable
             // for all of 'a.
             unsafe {
                 ffi::privmemfd_helper_kvm_invalidate_start(
                     host.as_ptr(),
-                    bindings.inner.get(),
+                    bindings.as_ptr(),
                     pages.start,
                     pages.end,
                 )
             };
         }
-        Invalidation {
+        Ok(Invalidation {
             hosts,
             bindings,
             pages,
-        }
+            held,
+        })
     }
 
-    /// Keeps every VM off the `src` of each move, see `struct kvm_gmem_host_ops`.
+    /// Keeps every VM off the `src` of each move, see `struct kvm_gmem_host_ops`. Where the hardware
+    /// has moved the page, `dst` is in the place of `src` afterwards.
     ///
     /// May sleep; waits for no lock but `kvm->mmu_lock` and allocates nothing.
     ///
     /// # Errors
     ///
-    /// `EINVAL`, and nothing has changed: `held` is the lock of another file, or a
-    /// `src` is in another file, which is a bug of the caller and reported.
-    pub fn relocate<T: Provider>(
+    /// `EINVAL`, and nothing has changed: `held` is the lock of another file, a `src` is in another
+    /// file, a `dst` is in any, or one of them occurs twice.
+    pub fn relocate<T: Provider, O: Origin>(
         &self,
         file: &Attached<T>,
-        moves: &mut [Move<'_>],
+        moves: &mut [Move<'_, O>],
         held: &impl Held,
     ) -> Result {
         let mapping = file.mapping();
-        if warn_on!(
-            !core::ptr::eq(held.mapping(), mapping)
-                || moves
-                    .iter()
-                    .any(|mv| mv.src().mapping() != mapping.as_ptr())
-        ) {
+        if !core::ptr::eq(held.mapping(), mapping) || !are_fit(moves, mapping) {
             return Err(EINVAL);
         }
         let nr = u32::try_from(moves.len())?;
-        // With no host, no VM can be bound: the moves are born as KVM_GMEM_MOVE_COPY.
+        moves.iter_mut().for_each(Move::begin);
         for host in self.hosts().iter().flatten() {
             // SAFETY: The table is valid while it is in use; the guard keeps the bindings stable;
             // `Move` is transparent, so this is an array of `nr` moves whose folios are locked by
@@ -239,7 +266,7 @@ impl Kvm {
             let done = to_result(unsafe {
                 ffi::privmemfd_helper_kvm_relocate(
                     host.as_ptr(),
-                    file.object().bindings().inner.get(),
+                    file.bindings().as_ptr(),
                     moves.as_mut_ptr().cast(),
                     nr,
                 )
@@ -249,26 +276,47 @@ impl Kvm {
                 moves.iter_mut().for_each(|mv| mv.refuse(e));
             }
         }
+        moves.iter().for_each(Move::follow);
         Ok(())
     }
 }
 
+/// Whether each `src` is in the file, each `dst` in none, and no folio there twice.
+fn are_fit<O: Origin>(moves: &[Move<'_, O>], mapping: &Mapping) -> bool {
+    moves.iter().enumerate().all(|(nr, mv)| {
+        let (src, dst) = (mv.src(), mv.dst());
+        src.mapping() == mapping.as_ptr()
+            && dst.mapping().is_null()
+            && moves[..nr]
+                .iter()
+                .all(|other| !core::ptr::eq(other.src(), src) && !core::ptr::eq(other.dst(), dst))
+    })
+}
+
 /// A range that no VM maps, until this is dropped.
 #[must_use = "guests map the pages again at once when this is not used"]
-pub struct Invalidation<'a> {
+pub struct Invalidation<'a, H> {
     hosts: Hosts<'a>,
     bindings: &'a Bindings,
     pages: Range<usize>,
+    held: &'a H,
 }
 
-impl Drop for Invalidation<'_> {
+impl Invalidation<'_, Exclusive<'_>> {
+    /// Removes the pages of the range from the file. May sleep: waits for the lock of each folio.
+    pub fn truncate(&self) {
+        self.held.truncate(self.pages.clone());
+    }
+}
+
+impl<H> Drop for Invalidation<'_, H> {
     fn drop(&mut self) {
         for host in self.hosts.iter().rev().flatten() {
             // SAFETY: As for the start, and the same range.
             unsafe {
                 ffi::privmemfd_helper_kvm_invalidate_end(
                     host.as_ptr(),
-                    self.bindings.inner.get(),
+                    self.bindings.as_ptr(),
                     self.pages.start,
                     self.pages.end,
                 )
@@ -285,9 +333,13 @@ pub struct Connection<T: 'static> {
 
 impl<T> Drop for Connection<T> {
     fn drop(&mut self) {
+        // A file could be bound, and its pages would move without KVM: keep the connection.
+        if warn_on!(Bindings::any()) {
+            return;
+        }
         let host = self.kvm.kvm.take();
-        // SAFETY: The table is the one that was registered. Files pin the module, and a connection
-        // lives as long as the module, so no file exists.
+        // SAFETY: The table is the one that was registered. No file exists, as was just checked, and
+        // without KVM none can be bound.
         unsafe { ffi::privmemfd_helper_kvm_unregister(host, &self.table.ops) };
         // SAFETY: The symbol was got by connect().
         unsafe { bindings::__symbol_put(REGISTER.as_char_ptr()) };

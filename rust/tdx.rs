@@ -19,10 +19,7 @@ use crate::{
         GfnMove,
         Td, //
     },
-    mm::folio::{
-        Folio,
-        Locked, //
-    }, //
+    mm::folio::Folio, //
 };
 use kernel::page::PAGE_SHIFT;
 
@@ -107,16 +104,16 @@ pub fn old_page(page: &GfnMove<'_>) -> u64 {
     hpa(page.src())
 }
 
-/// Prepares a folio for the TDX module: no cache line of the host's may be written back later.
-pub fn give(folio: &Locked) {
+/// Prepares the folio that takes the place for the TDX module: no cache line of the host's may be written back later.
+pub fn give(page: &GfnMove<'_>) {
     // SAFETY: The folio is valid and of order 0.
-    unsafe { ffi::privmemfd_helper_flush_folio(folio.as_ptr()) }
+    unsafe { ffi::privmemfd_helper_flush_folio(page.dst().as_ptr()) }
 }
 
-/// Makes a folio that the TDX module has given back ordinary memory. WBINVD comes first.
-pub fn take_back(folio: &Locked) {
+/// Makes the folio that has made room, and that the TDX module has given back, ordinary memory. WBINVD comes first.
+pub fn take_back(page: &GfnMove<'_>) {
     // SAFETY: The folio is valid and of order 0.
-    unsafe { ffi::privmemfd_helper_reset_folio(folio.as_ptr()) }
+    unsafe { ffi::privmemfd_helper_reset_folio(page.src().as_ptr()) }
 }
 
 /// A leaf that no TDX module has, for a test of the instruction's ways to fail.

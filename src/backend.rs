@@ -10,7 +10,10 @@ pub(crate) mod software;
 pub(crate) mod tdx;
 
 use crate::refusal::Refusal;
-use privmemfd_kernel::mm::folio::Locked;
+use privmemfd_kernel::kvm::{
+    Origin,
+    Quiesced, //
+};
 
 /// Names a backend in trace events; the numbers are those of `privmemfd_backends` there.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
@@ -26,9 +29,9 @@ pub(crate) trait Backend {
     /// The backend's name.
     const ID: BackendId;
 
-    /// Brings the content of `src` to `dst`.
+    /// Brings the content of a page to its new folio.
     ///
-    /// Guests are kept off both. May sleep, must not allocate or wait for a lock. On error `src`
-    /// is as it was; `dst` may hold part of the content, which the caller erases.
-    fn transfer(&self, dst: &Locked, src: &Locked) -> Result<(), Refusal>;
+    /// May sleep, must not allocate or wait for a lock. On error the page is dropped, which erases
+    /// what may be in the new folio of its content.
+    fn transfer<O: Origin>(&self, page: &mut Quiesced<'_, O>) -> Result<(), Refusal>;
 }

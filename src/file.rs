@@ -43,10 +43,7 @@ use kernel::{
         seq_print,
         SeqFile, //
     },
-    sync::{
-        aref::ARef,
-        Arc, //
-    }, //
+    sync::aref::ARef, //
 };
 use lost::Lost;
 use privmemfd_kernel::{
@@ -55,9 +52,9 @@ use privmemfd_kernel::{
         Attached,
         Fallocate,
         FileTables,
+        Migration,
         PrivateFile, //
     },
-    kvm::Bindings,
     mm::{
         folio::{
             Locked,
@@ -81,8 +78,6 @@ pub(crate) type Attachment = Attached<PrivMem>;
 /// What a privmemfd is, beside its pages.
 #[pin_data]
 pub(crate) struct PrivMem {
-    #[pin]
-    bindings: Bindings,
     mobility: Mobility,
     node: Node,
     relocations: Relocations,
@@ -96,17 +91,13 @@ static TABLES: FileTables<PrivMem> = FileTables::new();
 
 /// Makes a privmemfd. May sleep. See `PRIVMEMFD_CREATE` for errors.
 pub(crate) fn create(size: u64, mobility: Mobility, node: Node) -> Result<ARef<File>> {
-    let object = Arc::pin_init(
-        try_pin_init!(PrivMem {
-            bindings <- Bindings::new(),
-            mobility,
-            node,
-            relocations: Relocations::new(),
-            lost <- Lost::new(),
-            _content: HIBERNATION.enter()?,
-        }),
-        GFP_KERNEL,
-    )?;
+    let object = try_pin_init!(PrivMem {
+        mobility,
+        node,
+        relocations: Relocations::new(),
+        lost <- Lost::new(),
+        _content: HIBERNATION.enter()?,
+    });
     let file = private_file::create(c"[privmemfd]", object, size, mobility)?;
     TOTALS.files_created.add(1);
     let nid = match node {
@@ -158,15 +149,12 @@ impl PrivateFile for PrivMem {
     fn fallocate(file: &Attachment, what: Fallocate, pages: core::ops::Range<usize>) -> Result {
         match what {
             Fallocate::Allocate => allocate::allocate(file, pages),
-            Fallocate::PunchHole => {
-                allocate::punch_hole(file, pages);
-                Ok(())
-            }
+            Fallocate::PunchHole => allocate::punch_hole(file, pages),
         }
     }
 
-    fn migrate(file: &Attachment, dst: &Locked, src: &Locked) -> Result {
-        aops::migrate(file, dst, src)
+    fn migrate(file: &Attachment, migration: &Migration<'_>) -> Result {
+        aops::migrate(file, migration)
     }
 
     fn failed(file: &Attachment, folio: &Locked) {
@@ -190,18 +178,13 @@ impl PrivateFile for PrivMem {
         );
         seq_print!(m, "privmemfd-size:\t{}\n", file.mapping().size());
         seq_print!(m, "privmemfd-pages:\t{}\n", file.mapping().nr_pages());
-        seq_print!(m, "privmemfd-vms:\t{}\n", object.bindings.vms());
-        seq_print!(m, "privmemfd-slots:\t{}\n", object.bindings.slots());
+        seq_print!(m, "privmemfd-vms:\t{}\n", file.bindings().vms());
+        seq_print!(m, "privmemfd-slots:\t{}\n", file.bindings().slots());
         seq_print!(m, "privmemfd-relocated:\t{}\n", object.relocations.done());
     }
 }
 
 impl PrivMem {
-    /// KVM's list of the VMs that use the file.
-    pub(crate) fn bindings(&self) -> &Bindings {
-        &self.bindings
-    }
-
     /// Counts how the relocation of one page has ended.
     fn count(&self, outcome: Result<(), Refusal>) {
         self.relocations.count(outcome);

@@ -20,7 +20,6 @@ use kernel::{
 };
 use privmemfd_kernel::{
     kvm::{
-        Bindings,
         Connection,
         GfnMove,
         NotConnected,
@@ -72,10 +71,6 @@ pub(crate) fn connect() -> Option<Connection<PrivMem>> {
 
 #[vtable]
 impl Provider for PrivMem {
-    fn bindings(&self) -> &Bindings {
-        self.bindings()
-    }
-
     fn get_folio(file: &Attachment, index: usize) -> Result<LockedFolio> {
         file::get_folio(file, index)
     }
@@ -99,8 +94,8 @@ impl Provider for PrivMem {
         trace::bind(file.mapping().ino(), vm, pages);
     }
 
-    fn unbound(file: &Attachment, vm: VmId, pages: Range<usize>, held: &Exclusive<'_>) {
-        file::drop_kept(file, pages.clone(), held);
+    fn unbound(file: &Attachment, vm: VmId, pages: Range<usize>, _held: &Exclusive<'_>) {
+        file::drop_kept(file, pages.clone());
         TOTALS.slots_unbound.add(1);
         trace::unbind(file.mapping().ino(), vm, pages);
     }

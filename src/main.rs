@@ -38,10 +38,7 @@ use kernel::{
 };
 use privmemfd_kernel::{
     debugfs::Dir,
-    fs::private_file::{
-        CallbackBarrier,
-        OfflineWatch, //
-    },
+    fs::private_file::Registration,
     kvm::Connection,
     power::Watch,
     workqueue::Started, //
@@ -75,15 +72,13 @@ struct PrivMemFdModule {
     _hibernation: Watch,
     _debugfs: Dir,
     #[pin]
-    _offline: OfflineWatch<file::PrivMem>,
-    _barrier: CallbackBarrier,
+    _files: Registration<file::PrivMem>,
 }
 
 impl kernel::InPlaceModule for PrivMemFdModule {
     fn init(_module: &'static ThisModule) -> impl PinInit<Self, Error> {
         try_pin_init!(Self {
-            _barrier: CallbackBarrier,
-            _offline <- OfflineWatch::new(),
+            _files <- Registration::new(),
             _debugfs: stats::show(),
             _hibernation: Watch::start()?,
             _queue: file::start_queue()?,

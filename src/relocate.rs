@@ -3,9 +3,9 @@
 //! The relocation engine: one transaction per batch of pages.
 //!
 //! ```text
-//! Plan  --quiesce-->  Quiesced  --transfer-->  Moved  --commit-->  done
-//!   |                    |                       |
-//!   +------ refused -----+-------- refused ------+  (undone by drop)
+//! Plan  --quiesce-->  Quiesced  --transfer-->  Quiesced  --commit-->  done
+//!   |                    |                        |
+//!   +------ refused -----+-------- refused -------+  (undone by drop)
 //! ```
 //!
 //! Each step consumes the one before. Everything that can fail comes before the content has moved;
@@ -45,16 +45,10 @@ use kernel::{
 use privmemfd_kernel::{
     kvm::{
         Move,
-        Progress, //
+        Origin,
+        Quiesced, //
     },
-    mm::{
-        folio::Locked,
-        mapping::{
-            replace_folio,
-            Held,
-            Lru, //
-        }, //
-    },
+    mm::mapping::Held,
     trace, //
 };
 
@@ -74,18 +68,18 @@ pub(crate) trait Guests {
     /// # Errors
     ///
     /// Nothing has changed for any of them.
-    fn quiesce(&self, moves: &mut [Move<'_>], held: &impl Held) -> Result;
+    fn quiesce<O: Origin>(&self, moves: &mut [Move<'_, O>], held: &impl Held) -> Result;
 }
 
 /// Pages that are to move. Nothing has happened yet.
 #[must_use = "a plan does nothing until it is carried out"]
-pub(crate) struct Plan<'p, 'a> {
-    moves: &'p mut [Move<'a>],
+pub(crate) struct Plan<'p, 'a, O> {
+    moves: &'p mut [Move<'a, O>],
     cause: Cause,
 }
 
-impl<'p, 'a> Plan<'p, 'a> {
-    pub(crate) fn new(moves: &'p mut [Move<'a>], cause: Cause) -> Self {
+impl<'p, 'a, O: Origin> Plan<'p, 'a, O> {
+    pub(crate) fn new(moves: &'p mut [Move<'a, O>], cause: Cause) -> Self {
         Self { moves, cause }
     }
 
@@ -99,14 +93,12 @@ impl<'p, 'a> Plan<'p, 'a> {
     ) {
         let ino = held.mapping().ino();
         let log = Log::begin(ino, self.moves, self.cause);
-        let cause = self.cause;
-
         match self.quiesce(guests, held) {
             Ok(quiesced) => quiesced.for_each(|nr, page| {
-                let by = page.as_ref().ok().map(|page| page.moved_by(backend));
+                let by = page.as_ref().ok().map(|page| moved_by(page, backend));
                 let outcome = page
-                    .and_then(|page| page.transfer(backend))
-                    .map(|page| page.commit(held, cause));
+                    .and_then(|page| transfer(page, backend))
+                    .and_then(|page| page.commit().map_err(|_| Refusal::Backend));
                 log.end(nr.index, by, outcome);
                 ended(nr.position, outcome);
             }),
@@ -121,12 +113,31 @@ impl<'p, 'a> Plan<'p, 'a> {
         self,
         guests: &impl Guests,
         held: &impl Held,
-    ) -> Result<Batch<'p, 'a>, Refused<'p, 'a>> {
+    ) -> Result<Batch<'p, 'a, O>, Refused<'p, 'a, O>> {
         match guests.quiesce(self.moves, held) {
             Ok(()) => Ok(Batch(self.moves)),
             Err(e) => Err(Refused(self.moves, guest_refusal(e))),
         }
     }
+}
+
+fn moved_by<B: Backend, O: Origin>(page: &Quiesced<'_, O>, _: &B) -> BackendId {
+    if page.is_moved() {
+        BackendId::Tdx
+    } else {
+        B::ID
+    }
+}
+
+/// Brings the content to the new folio, if the hardware has not.
+fn transfer<'a, O: Origin>(
+    mut page: Quiesced<'a, O>,
+    backend: &impl Backend,
+) -> Result<Quiesced<'a, O>, Refusal> {
+    if !page.is_moved() {
+        backend.transfer(&mut page)?;
+    }
+    Ok(page)
 }
 
 fn guest_refusal(e: Error) -> Refusal {
@@ -146,9 +157,9 @@ struct PageNr {
 }
 
 /// A batch that never left its place.
-struct Refused<'p, 'a>(&'p mut [Move<'a>], Refusal);
+struct Refused<'p, 'a, O>(&'p mut [Move<'a, O>], Refusal);
 
-impl Refused<'_, '_> {
+impl<O: Origin> Refused<'_, '_, O> {
     fn for_each(self, mut f: impl FnMut(PageNr, Refusal)) {
         for (position, mv) in self.0.iter().enumerate() {
             let index = mv.src().index();
@@ -158,93 +169,15 @@ impl Refused<'_, '_> {
 }
 
 /// A batch whose guests have been dealt with, each page with its own result.
-struct Batch<'p, 'a>(&'p mut [Move<'a>]);
+struct Batch<'p, 'a, O>(&'p mut [Move<'a, O>]);
 
-impl<'a> Batch<'_, 'a> {
-    fn for_each(self, mut f: impl FnMut(PageNr, Result<Quiesced<'a>, Refusal>)) {
-        for (position, mv) in self.0.iter().enumerate() {
-            let page = mv
-                .progress()
-                .map_err(guest_refusal)
-                .map(|progress| Quiesced {
-                    src: mv.src(),
-                    dst: mv.dst(),
-                    progress,
-                });
+impl<'a, O: Origin> Batch<'_, 'a, O> {
+    fn for_each(self, mut f: impl FnMut(PageNr, Result<Quiesced<'a, O>, Refusal>)) {
+        for (position, mv) in self.0.iter_mut().enumerate() {
+            let page = mv.take().map_err(guest_refusal);
             let index = mv.src().index();
             f(PageNr { position, index }, page);
         }
-    }
-}
-
-/// A page that guests are kept off. Dropped, it is where it was: guests fault it in again.
-#[must_use]
-struct Quiesced<'a> {
-    src: &'a Locked,
-    dst: &'a Locked,
-    progress: Progress,
-}
-
-impl<'a> Quiesced<'a> {
-    fn moved_by<B: Backend>(&self, _: &B) -> BackendId {
-        match self.progress {
-            Progress::Moved => BackendId::Tdx,
-            Progress::Quiesced => B::ID,
-        }
-    }
-
-    fn transfer(self, backend: &impl Backend) -> Result<Moved<'a>, Refusal> {
-        let erase = match self.progress {
-            // The hardware has moved it, and erasing would destroy the only copy.
-            Progress::Moved => None,
-            Progress::Quiesced => {
-                let erase = EraseOnDrop(self.dst);
-                backend.transfer(self.dst, self.src)?;
-                Some(erase)
-            }
-        };
-        Ok(Moved {
-            src: self.src,
-            dst: self.dst,
-            erase,
-        })
-    }
-}
-
-/// A page whose content is at its new place.
-#[must_use]
-struct Moved<'a> {
-    src: &'a Locked,
-    dst: &'a Locked,
-    erase: Option<EraseOnDrop<'a>>,
-}
-
-impl Moved<'_> {
-    /// Makes it so. Cannot fail. The old folio leaves the file and is erased by that.
-    fn commit(self, held: &impl Held, cause: Cause) {
-        let lru = match cause {
-            Cause::Mm => Lru::Isolated,
-            Cause::Request => Lru::InPlace,
-        };
-        replace_folio(held, self.src, self.dst, lru);
-        if let Some(erase) = self.erase {
-            erase.dismiss();
-        }
-    }
-}
-
-/// Erases a new folio that goes back to the allocator after all.
-struct EraseOnDrop<'a>(&'a Locked);
-
-impl EraseOnDrop<'_> {
-    fn dismiss(self) {
-        core::mem::forget(self);
-    }
-}
-
-impl Drop for EraseOnDrop<'_> {
-    fn drop(&mut self) {
-        self.0.clear();
     }
 }
 
@@ -256,7 +189,7 @@ struct Log {
 }
 
 impl Log {
-    fn begin(ino: u64, moves: &[Move<'_>], cause: Cause) -> Self {
+    fn begin<O: Origin>(ino: u64, moves: &[Move<'_, O>], cause: Cause) -> Self {
         let start = trace::relocate_enabled().then(Instant::now);
         if start.is_some() {
             for mv in moves {

@@ -4,40 +4,86 @@
 
 use crate::{
     ffi,
-    mm::folio::Locked, //
+    fs::private_file::Migration,
+    mm::{
+        folio::{
+            Locked,
+            LockedFolio, //
+        },
+        mapping::{
+            replace_folio,
+            Lru, //
+        }, //
+    }, //
 };
 use core::marker::PhantomData;
 use kernel::{
+    bindings,
     error::to_result,
     prelude::*, //
 };
 
-/// How far KVM has brought a [`Move`].
-#[derive(Copy, Clone, PartialEq, Eq, Debug)]
-pub enum Progress {
-    /// Guests are kept off `src`; the content is still there.
-    Quiesced,
-    /// The content is in `dst`, and guests use it there.
-    Moved,
+/// Where mm has the folio that is to make room.
+pub trait Origin: sealed::Sealed {
+    /// Who takes care of the LRU lists.
+    #[doc(hidden)]
+    const LRU: Lru;
 }
+
+mod sealed {
+    pub trait Sealed {}
+    impl Sealed for super::Isolated {}
+    impl Sealed for super::InPlace {}
+}
+
+/// mm has isolated it.
+pub struct Isolated;
+
+/// It is where it was.
+pub struct InPlace;
+
+impl Origin for Isolated {
+    const LRU: Lru = Lru::Isolated;
+}
+
+impl Origin for InPlace {
+    const LRU: Lru = Lru::InPlace;
+}
+
+/// `result` of a move that nobody was asked to make.
+const NOT_ASKED: i32 = -(bindings::EINPROGRESS as i32);
 
 /// One folio on its way, for [`super::Kvm::relocate`].
 ///
 /// # Invariants
 ///
-/// `src` and `dst` are borrowed for `'a`.
+/// `src` and `dst` are borrowed for `'a`. If `result` is `KVM_GMEM_MOVE_DONE`, `dst` is in the place
+/// of `src`; if it is `KVM_GMEM_MOVE_COPY`, guests are kept off `src` as long as it is locked.
 #[repr(transparent)]
-pub struct Move<'a>(ffi::kvm_gmem_move, PhantomData<&'a Locked>);
+pub struct Move<'a, O>(ffi::kvm_gmem_move, PhantomData<(&'a Locked, fn(O))>);
 
-impl<'a> Move<'a> {
+impl<'a> Move<'a, InPlace> {
     /// `src` is to make room for `dst`.
-    pub fn new(src: &'a Locked, dst: &'a Locked) -> Self {
+    pub fn new(src: &'a LockedFolio, dst: &'a LockedFolio) -> Self {
+        Self::between(src, dst)
+    }
+}
+
+impl<'a> Move<'a, Isolated> {
+    /// What mm has asked for.
+    pub fn of(migration: &Migration<'a>) -> Self {
+        Self::between(migration.src(), migration.dst())
+    }
+}
+
+impl<'a, O: Origin> Move<'a, O> {
+    fn between(src: &'a Locked, dst: &'a Locked) -> Self {
         Self(
             ffi::kvm_gmem_move {
                 index: src.index(),
                 src: src.as_ptr(),
                 dst: dst.as_ptr(),
-                result: ffi::KVM_GMEM_MOVE_COPY as i32,
+                result: NOT_ASKED,
             },
             PhantomData,
         )
@@ -45,14 +91,19 @@ impl<'a> Move<'a> {
 
     /// The folio that is to make room.
     pub fn src(&self) -> &'a Locked {
-        // SAFETY: new() had it from a `&'a Locked`, and KVM does not change it.
+        // SAFETY: between() had it from a `&'a Locked`, and KVM does not change it.
         unsafe { Locked::from_raw(self.0.src) }
     }
 
     /// The folio that is to take its place.
     pub fn dst(&self) -> &'a Locked {
-        // SAFETY: new() had it from a `&'a Locked`, and KVM does not change it.
+        // SAFETY: between() had it from a `&'a Locked`, and KVM does not change it.
         unsafe { Locked::from_raw(self.0.dst) }
+    }
+
+    /// With no host, no VM can be bound: guests are off.
+    pub(super) fn begin(&mut self) {
+        self.0.result = ffi::KVM_GMEM_MOVE_COPY as i32;
     }
 
     /// Ends a move that has not been made by anybody.
@@ -62,27 +113,108 @@ impl<'a> Move<'a> {
         }
     }
 
-    /// How far KVM has brought it.
+    /// What the hardware has moved cannot be taken back: the file follows at once.
+    pub(super) fn follow(&self) {
+        if self.0.result == ffi::KVM_GMEM_MOVE_DONE as i32 {
+            replace_folio(self.src(), self.dst(), O::LRU);
+        }
+    }
+
+    /// The page, if guests are kept off it. Once.
     ///
     /// # Errors
     ///
-    /// KVM could not do it; nothing has changed for this folio.
-    pub fn progress(&self) -> Result<Progress> {
-        to_result(self.0.result)?;
-        Ok(if self.0.result == ffi::KVM_GMEM_MOVE_DONE as i32 {
-            Progress::Moved
-        } else {
-            Progress::Quiesced
+    /// KVM could not do it, or was not asked; nothing has changed for this folio.
+    pub fn take(&mut self) -> Result<Quiesced<'a, O>> {
+        let result = core::mem::replace(&mut self.0.result, NOT_ASKED);
+        to_result(result)?;
+        let moved = result == ffi::KVM_GMEM_MOVE_DONE as i32;
+        Ok(Quiesced {
+            src: self.src(),
+            dst: self.dst(),
+            content: if moved { Content::Moved } else { Content::Old },
+            _origin: PhantomData,
         })
     }
 }
 
-/// Speaks for KVM.
+/// Speaks for [`super::Kvm::relocate`].
 #[cfg(CONFIG_KUNIT = "y")]
-impl Move<'_> {
-    /// Sets the `result` of `struct kvm_gmem_move`.
-    pub fn test_set_result(&mut self, result: i32) {
+impl<O: Origin> Move<'_, O> {
+    /// Ends it with a `result` of `struct kvm_gmem_move`.
+    pub fn test_end(&mut self, result: i32) {
         self.0.result = result;
+        self.follow();
+    }
+}
+
+/// Where the content of a [`Quiesced`] page is.
+#[derive(Copy, Clone, PartialEq, Eq)]
+enum Content {
+    /// In `src` only.
+    Old,
+    /// In part in `dst` as well.
+    Partial,
+    /// In `dst` as well.
+    Copied,
+    /// In `dst` only, which is in the file.
+    Moved,
+}
+
+/// A page that guests are kept off. Dropped, it is where it was, and what was copied of it is
+/// erased; unless the hardware has moved it.
+#[must_use = "the page is where it was when it is dropped"]
+pub struct Quiesced<'a, O: Origin> {
+    src: &'a Locked,
+    dst: &'a Locked,
+    content: Content,
+    _origin: PhantomData<fn(O)>,
+}
+
+impl<O: Origin> Quiesced<'_, O> {
+    /// Whether the content is in the new folio, and guests use it there.
+    pub fn is_moved(&self) -> bool {
+        self.content == Content::Moved
+    }
+
+    /// Copies the content, if there is one, machine checks handled. May sleep.
+    ///
+    /// # Errors
+    ///
+    /// `EHWPOISON`: the memory of the old folio has failed. `EINVAL`: the hardware has moved it.
+    pub fn copy(&mut self) -> Result {
+        if self.is_moved() {
+            return Err(EINVAL);
+        }
+        if self.src.has_content() {
+            self.content = Content::Partial;
+            self.dst.copy_from(self.src)?;
+        }
+        self.content = Content::Copied;
+        Ok(())
+    }
+
+    /// Puts the new folio in the place of the old one, which leaves the file and is erased.
+    ///
+    /// # Errors
+    ///
+    /// `EINVAL`: the content was not copied. Cannot fail if it was, or the hardware has moved it.
+    pub fn commit(mut self) -> Result {
+        match self.content {
+            Content::Old | Content::Partial => return Err(EINVAL),
+            Content::Copied => replace_folio(self.src, self.dst, O::LRU),
+            Content::Moved => {}
+        }
+        self.content = Content::Moved;
+        Ok(())
+    }
+}
+
+impl<O: Origin> Drop for Quiesced<'_, O> {
+    fn drop(&mut self) {
+        if matches!(self.content, Content::Partial | Content::Copied) {
+            self.dst.clear();
+        }
     }
 }
 
@@ -104,7 +236,7 @@ pub enum Source {
 ///
 /// The move is valid and its folios are locked, for `'a`.
 #[repr(transparent)]
-pub struct GfnMove<'a>(ffi::kvm_gfn_move, PhantomData<&'a mut Move<'a>>);
+pub struct GfnMove<'a>(ffi::kvm_gfn_move, PhantomData<&'a mut Locked>);
 
 impl GfnMove<'_> {
     /// Most moves at once.

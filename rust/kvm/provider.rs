@@ -3,7 +3,6 @@
 //! What a module does for KVM: `struct kvm_gmem_provider_ops`.
 
 use super::{
-    Bindings,
     GfnMove,
     Td,
     VmId, //
@@ -44,9 +43,6 @@ pub enum TdLost {
 /// What a module does for KVM.
 #[vtable]
 pub trait Provider: PrivateFile {
-    /// The file's bindings.
-    fn bindings(&self) -> &Bindings;
-
     /// The folio at page offset `index`, allocated if need be.
     ///
     /// May sleep; `vcpu->mutex` and a read side of `kvm->srcu`, or the `invalidate_lock`
@@ -115,10 +111,8 @@ impl<T: Provider> ProviderTable<T> {
     unsafe extern "C" fn bindings(file: *mut bindings::file) -> *mut ffi::kvm_gmem_bindings {
         // SAFETY: By the caller's promise.
         unsafe { Attached::<T>::from_file(file) }
-            .object()
             .bindings()
-            .inner
-            .get()
+            .as_ptr()
     }
 
     /// # Safety
@@ -131,6 +125,8 @@ impl<T: Provider> ProviderTable<T> {
         // SAFETY: By the caller's promise.
         let file = unsafe { Attached::<T>::from_file(file) };
         match T::get_folio(file, index) {
+            // KVM maps it, which is right for what the file has there only.
+            Ok(folio) if !file.mapping().has_at(index, &folio) => EIO.to_ptr(),
             Ok(folio) => folio.into_raw(),
             Err(e) => e.to_ptr(),
         }

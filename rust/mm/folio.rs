@@ -204,7 +204,7 @@ impl Locked {
     /// Overwrites the content with zeroes.
     ///
     /// The caller makes sure that no guest maps the folio if the content matters to one.
-    pub fn clear(&self) {
+    pub(crate) fn clear(&self) {
         // SAFETY: The folio is valid, of order 0, and kernel memory that can be written.
         unsafe { ffi::privmemfd_helper_clear_folio(self.as_ptr()) }
     }
@@ -214,13 +214,13 @@ impl Locked {
     /// # Errors
     ///
     /// `EHWPOISON`: the memory of `src` has failed. Part of the content may be here already.
-    pub fn copy_from(&self, src: &Locked) -> Result {
+    pub(crate) fn copy_from(&self, src: &Locked) -> Result {
         // SAFETY: Both folios are valid and of the same order.
         to_result(unsafe { bindings::folio_mc_copy(self.as_ptr(), src.as_ptr()) })
     }
 
     /// Says that the folio holds content, see [`Folio::has_content`].
-    pub fn set_has_content(&self) {
+    pub(crate) fn set_has_content(&self) {
         // SAFETY: The folio is valid and locked.
         unsafe { ffi::privmemfd_helper_folio_mark_uptodate(self.as_ptr()) }
     }
@@ -297,6 +297,12 @@ impl Locked {
     pub fn test_fill(&self, byte: u8) {
         // SAFETY: `bytes()` is a page that this function may write under the folio lock.
         unsafe { self.bytes().write_bytes(byte, kernel::page::PAGE_SIZE) }
+    }
+
+    /// As [`Locked::test_fill`], as content.
+    pub fn test_fill_content(&self, byte: u8) {
+        self.test_fill(byte);
+        self.set_has_content();
     }
 
     /// Speaks for KVM, see [`Folio::is_kept`].

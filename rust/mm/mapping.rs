@@ -39,8 +39,7 @@ use kernel::{
     types::{
         NotThreadSafe,
         Opaque, //
-    },
-    warn_on, //
+    }, //
 };
 
 /// Where the pages of a file may be put.
@@ -165,6 +164,11 @@ impl Mapping {
         Some(unsafe { LockedFolio::own(ptr) })
     }
 
+    /// Whether `folio` is the one at page offset `index`.
+    pub(crate) fn has_at(&self, index: usize, folio: &Locked) -> bool {
+        folio.mapping() == self.as_ptr() && folio.index() == index
+    }
+
     /// The folio at page offset `index`, allocated if there is none. May sleep.
     ///
     /// A new folio has no content, is charged to the memory cgroup of the current task and is
@@ -172,13 +176,18 @@ impl Mapping {
     ///
     /// # Errors
     ///
-    /// `ENOMEM`: no memory, or the limit of the memory cgroup is reached.
+    /// `ENOMEM`: no memory, or the limit of the memory cgroup is reached. `EINVAL`: `index` is beyond
+    /// the end of the file.
     pub fn lock_or_alloc_folio(
         &self,
         index: usize,
         mobility: Mobility,
         node: Node,
     ) -> Result<LockedFolio> {
+        // Release would leave it behind.
+        if index >= self.size() >> PAGE_SHIFT {
+            return Err(EINVAL);
+        }
         loop {
             if let Some(folio) = self.lock_folio(index) {
                 return Ok(folio);
@@ -255,9 +264,15 @@ impl Mapping {
     }
 }
 
-/// Proof that the `invalidate_lock` of a mapping is held: no page goes away and no memslot is
-/// bound or unbound.
-pub trait Held {
+mod sealed {
+    pub trait Sealed {}
+    impl Sealed for super::Shared<'_> {}
+    impl Sealed for super::Exclusive<'_> {}
+}
+
+/// Proof that the `invalidate_lock` of a mapping is held: no page goes away, but for those that
+/// fail, and no memslot is bound or unbound.
+pub trait Held: sealed::Sealed {
     /// The mapping whose lock is held.
     fn mapping(&self) -> &Mapping;
 }
@@ -302,7 +317,7 @@ impl<'a> Exclusive<'a> {
     /// Removes the pages in `range` (page offsets) from the file. May sleep.
     ///
     /// Waits for the lock of each folio. The caller has made sure that no guest maps them.
-    pub fn truncate(&self, range: Range<usize>) {
+    pub(crate) fn truncate(&self, range: Range<usize>) {
         if range.is_empty() {
             return;
         }
@@ -337,13 +352,13 @@ pub enum Lru {
 
 /// Puts `dst` in the place of `src` in the page cache. Cannot fail.
 ///
-/// `src` is in the mapping whose lock is held, `dst` is in none; anything else is a bug of the
-/// caller, which is reported and changes nothing.
+/// `src` is in a mapping, `dst` is in none, and guests are kept off `src`; if `src` has left its file
+/// since that was so, nothing is changed.
 ///
 /// `dst` takes over that there is content (or not); it is dirty like every page of the mapping.
 /// `src` leaves the file: its `free_folio` callback runs, references that others hold stay good.
-pub fn replace_folio(held: &impl Held, src: &Locked, dst: &Locked, lru: Lru) {
-    if warn_on!(src.mapping() != held.mapping().as_ptr() || !dst.mapping().is_null()) {
+pub(crate) fn replace_folio(src: &Locked, dst: &Locked, lru: Lru) {
+    if src.mapping().is_null() || !dst.mapping().is_null() {
         return;
     }
     let content = src.has_content();

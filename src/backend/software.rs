@@ -10,7 +10,10 @@ use super::{
 };
 use crate::refusal::Refusal;
 use kernel::prelude::*;
-use privmemfd_kernel::mm::folio::Locked;
+use privmemfd_kernel::kvm::{
+    Origin,
+    Quiesced, //
+};
 
 /// See the module documentation.
 pub(crate) struct Software;
@@ -18,11 +21,8 @@ pub(crate) struct Software;
 impl Backend for Software {
     const ID: BackendId = BackendId::Software;
 
-    fn transfer(&self, dst: &Locked, src: &Locked) -> Result<(), Refusal> {
-        if !src.has_content() {
-            return Ok(());
-        }
-        dst.copy_from(src).map_err(|e| match e {
+    fn transfer<O: Origin>(&self, page: &mut Quiesced<'_, O>) -> Result<(), Refusal> {
+        page.copy().map_err(|e| match e {
             e if e == EHWPOISON => Refusal::Poison,
             _ => Refusal::Backend,
         })

@@ -54,7 +54,7 @@ pub(crate) fn relocate(td: &Td, moves: &mut [GfnMove<'_>]) -> Result<(), TdLost>
     let mut outcomes = [Outcome::Refused; GfnMove::BATCH];
     let outcomes = &mut outcomes[..moves.len()];
     for mv in moves.iter() {
-        tdx::give(mv.dst());
+        tdx::give(mv);
     }
     let result = protocol::relocate(&Batch { td, moves }, td.runnable(), outcomes);
     for (mv, outcome) in moves.iter_mut().zip(outcomes.iter()) {
@@ -97,7 +97,7 @@ fn end(mv: &GfnMove<'_>, outcome: Outcome) -> (Result, Source) {
             mv.src().pfn()
         );
     } else if result.is_ok() {
-        tdx::take_back(mv.src());
+        tdx::take_back(mv);
     }
     (result, src)
 }

@@ -12,10 +12,7 @@ use kernel::{
     current,
     prelude::*, //
 };
-use privmemfd_kernel::mm::{
-    cond_resched,
-    mapping::Exclusive, //
-};
+use privmemfd_kernel::mm::cond_resched;
 
 /// Gives memory to every page of the range that has none. May sleep; a signal ends it.
 ///
@@ -37,24 +34,27 @@ pub(super) fn allocate(file: &Attachment, pages: Range<usize>) -> Result {
 }
 
 /// Lets go of what the TDX module has kept of the range, erasing nothing: there is a hole. May sleep.
-pub(crate) fn drop_kept(file: &Attachment, pages: Range<usize>, held: &Exclusive<'_>) {
-    let _ = file
-        .mapping()
-        .for_each_folio(pages.clone(), |index, folio| {
-            if folio.is_kept() {
-                held.truncate(index..index + 1);
+///
+/// The pages back no memslot any more, and the `invalidate_lock` is held exclusive.
+pub(crate) fn drop_kept(file: &Attachment, pages: Range<usize>) {
+    let mapping = file.mapping();
+    let _ = mapping.for_each_folio(pages.clone(), |index, folio| {
+        if folio.is_kept() {
+            if let Some(folio) = mapping.lock_folio(index).filter(|folio| folio.is_kept()) {
+                mapping.expel(&folio)?;
             }
-            Ok(())
-        });
+        }
+        Ok(())
+    });
     file.object().lost.unbound(pages);
 }
 
 /// Takes the memory of every page of the range: no VM maps it any more, it is erased and free.
-/// May sleep. Cannot fail.
-pub(super) fn punch_hole(file: &Attachment, pages: Range<usize>) {
+/// May sleep. Does not fail.
+pub(super) fn punch_hole(file: &Attachment, pages: Range<usize>) -> Result {
     let held = file.mapping().lock_exclusive();
-    let _kept_off = keep_guests_off(file, pages.clone(), &held);
-    held.truncate(pages.clone());
+    keep_guests_off(file, pages.clone(), &held)?.truncate();
     // Last: what is lost meanwhile is in the hole as well.
     file.object().lost.clear(pages, |_| true);
+    Ok(())
 }

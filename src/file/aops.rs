@@ -20,6 +20,7 @@ use crate::{
 };
 use kernel::prelude::*;
 use privmemfd_kernel::{
+    fs::private_file::Migration,
     kvm::Move,
     mm::{
         folio::Locked,
@@ -33,13 +34,14 @@ use privmemfd_kernel::{
 ///
 /// `EAGAIN`: another operation on the file is under way. `EHWPOISON`: the page's memory has
 /// failed, or the TDX module keeps it. `EBUSY`: the page cannot move now.
-pub(super) fn migrate(file: &Attachment, dst: &Locked, src: &Locked) -> Result {
-    let outcome = try_migrate(file, dst, src);
+pub(super) fn migrate(file: &Attachment, migration: &Migration<'_>) -> Result {
+    let outcome = try_migrate(file, migration);
     file.object().count(outcome);
     Ok(outcome?)
 }
 
-fn try_migrate(file: &Attachment, dst: &Locked, src: &Locked) -> Result<(), Refusal> {
+fn try_migrate(file: &Attachment, migration: &Migration<'_>) -> Result<(), Refusal> {
+    let src = migration.src();
     let object = file.object();
     if object.mobility == Mobility::Pinned {
         return Err(Refusal::Pinned);
@@ -50,7 +52,7 @@ fn try_migrate(file: &Attachment, dst: &Locked, src: &Locked) -> Result<(), Refu
         return Err(Refusal::Poison);
     }
     let mut outcome = Err(Refusal::Busy);
-    Plan::new(&mut [Move::new(src, dst)], Cause::Mm).run(
+    Plan::new(&mut [Move::of(migration)], Cause::Mm).run(
         &held,
         &BoundGuests(file),
         &Software,

@@ -10,6 +10,7 @@ use privmemfd_kernel::{
     kvm::{
         Invalidation,
         Move,
+        Origin,
         KVM, //
     },
     mm::mapping::Held, //
@@ -19,16 +20,20 @@ use privmemfd_kernel::{
 pub(super) struct BoundGuests<'a>(pub(super) &'a Attachment);
 
 impl Guests for BoundGuests<'_> {
-    fn quiesce(&self, moves: &mut [Move<'_>], held: &impl Held) -> Result {
+    fn quiesce<O: Origin>(&self, moves: &mut [Move<'_, O>], held: &impl Held) -> Result {
         KVM.relocate(self.0, moves, held)
     }
 }
 
 /// Unmaps `pages` in every VM for as long as the result lives.
-pub(super) fn keep_guests_off<'a>(
+///
+/// # Errors
+///
+/// `EINVAL`: `held` is the lock of another file.
+pub(super) fn keep_guests_off<'a, H: Held>(
     file: &'a Attachment,
     pages: Range<usize>,
-    held: &'a impl Held,
-) -> Invalidation<'a> {
+    held: &'a H,
+) -> Result<Invalidation<'a, H>> {
     KVM.invalidate(file, pages, held)
 }

@@ -73,8 +73,8 @@ fn stat(file: &Attachment, arg: usize) -> Result {
     let mut answer = uapi::StatAnswer::new(flags, file.mapping().size(), |reason| {
         relocations.refused(reason)
     });
-    answer.vms = object.bindings().vms().into();
-    answer.slots = object.bindings().slots().into();
+    answer.vms = file.bindings().vms().into();
+    answer.slots = file.bindings().slots().into();
     answer.relocated = relocations.done();
     file.mapping().for_each_folio(all(file), |_, folio| {
         if request.node.is_none_or(|nid| nid == folio.nid()) {

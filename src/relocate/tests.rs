@@ -26,14 +26,20 @@ use kernel::{
 };
 use privmemfd_kernel::{
     fs::private_file::{
+        Migration,
         PrivateFile,
         TestFile, //
     },
-    kvm::Move,
+    kvm::{
+        InPlace,
+        Move,
+        Origin,
+        Quiesced,
+        KVM, //
+    },
     mm::{
         folio::{
             Folio,
-            Locked,
             LockedFolio, //
         },
         mapping::{
@@ -54,8 +60,7 @@ fn file(pages: usize) -> Result<TestFile<PrivMem>> {
     let file = TestFile::new(file::create(size, Mobility::Movable, Node::Any)?)?;
     for index in 0..pages {
         let folio = file::get_folio(&file, index)?;
-        folio.test_fill(OLD);
-        folio.set_has_content();
+        folio.test_fill_content(OLD);
     }
     Ok(file)
 }
@@ -108,7 +113,8 @@ fn pfn_now(file: &TestFile<PrivMem>) -> Option<usize> {
 struct NoGuests;
 
 impl Guests for NoGuests {
-    fn quiesce(&self, _moves: &mut [Move<'_>], _held: &impl Held) -> Result {
+    fn quiesce<O: Origin>(&self, moves: &mut [Move<'_, O>], _held: &impl Held) -> Result {
+        moves.iter_mut().for_each(|mv| mv.test_end(0));
         Ok(())
     }
 }
@@ -117,7 +123,7 @@ impl Guests for NoGuests {
 struct Unstoppable(Error);
 
 impl Guests for Unstoppable {
-    fn quiesce(&self, _moves: &mut [Move<'_>], _held: &impl Held) -> Result {
+    fn quiesce<O: Origin>(&self, _moves: &mut [Move<'_, O>], _held: &impl Held) -> Result {
         Err(self.0)
     }
 }
@@ -126,9 +132,9 @@ impl Guests for Unstoppable {
 struct Each<'a>(&'a [i32]);
 
 impl Guests for Each<'_> {
-    fn quiesce(&self, moves: &mut [Move<'_>], _held: &impl Held) -> Result {
+    fn quiesce<O: Origin>(&self, moves: &mut [Move<'_, O>], _held: &impl Held) -> Result {
         for (mv, result) in moves.iter_mut().zip(self.0) {
-            mv.test_set_result(*result);
+            mv.test_end(*result);
         }
         Ok(())
     }
@@ -140,8 +146,8 @@ struct FailsLate;
 impl Backend for FailsLate {
     const ID: BackendId = BackendId::Software;
 
-    fn transfer(&self, dst: &Locked, src: &Locked) -> Result<(), Refusal> {
-        Software.transfer(dst, src)?;
+    fn transfer<O: Origin>(&self, page: &mut Quiesced<'_, O>) -> Result<(), Refusal> {
+        Software.transfer(page)?;
         Err(Refusal::Poison)
     }
 }
@@ -152,7 +158,7 @@ struct Untouched;
 impl Backend for Untouched {
     const ID: BackendId = BackendId::Software;
 
-    fn transfer(&self, _dst: &Locked, _src: &Locked) -> Result<(), Refusal> {
+    fn transfer<O: Origin>(&self, _page: &mut Quiesced<'_, O>) -> Result<(), Refusal> {
         Err(Refusal::Backend)
     }
 }
@@ -222,7 +228,7 @@ mod transaction {
         let file = file(1)?;
         let (src, dst) = pair(&file, 0)?;
         src.test_set_kept(true);
-        let migrated = PrivMem::migrate(&file, &dst, &src);
+        let migrated = PrivMem::migrate(&file, &Migration::test_new(&src, &dst));
         let new_pfn = pfn_now(&file);
         let again = file::get_folio(&file, 0).err();
         // The file goes when none of its folios is locked.
@@ -235,6 +241,54 @@ mod transaction {
         assert_eq!(again, Some(EHWPOISON));
         assert!(src.test_all(OLD));
         assert!(dst.test_all(NEW));
+        Ok(())
+    }
+
+    #[test]
+    fn moves_that_are_not_of_the_file_are_refused() -> Result {
+        let (ours, other) = (file(2)?, file(1)?);
+        let [one, two] = [pair(&ours, 0)?, pair(&ours, 1)?];
+        let foreign = pair(&other, 0)?;
+        let (held, wrong) = (ours.mapping().lock_shared(), other.mapping().lock_shared());
+        let relocate = |moves: &mut [Move<'_, InPlace>]| KVM.relocate(&*ours, moves, &held);
+        assert_eq!(
+            KVM.relocate(&*ours, &mut [Move::new(&one.0, &one.1)], &wrong),
+            Err(EINVAL)
+        );
+        assert_eq!(relocate(&mut [Move::new(&foreign.0, &one.1)]), Err(EINVAL));
+        assert_eq!(relocate(&mut [Move::new(&one.0, &foreign.0)]), Err(EINVAL));
+        for (src, dst) in [(&one.0, &two.1), (&two.0, &one.1)] {
+            let mut moves = [Move::new(&one.0, &one.1), Move::new(src, dst)];
+            assert_eq!(relocate(&mut moves), Err(EINVAL));
+            assert!(moves.iter_mut().all(|mv| mv.take().is_err()));
+        }
+        assert_eq!(KVM.invalidate(&*ours, 0..2, &wrong).err(), Some(EINVAL));
+        assert_eq!(relocate(&mut [Move::new(&one.0, &one.1)]), Ok(()));
+        Ok(())
+    }
+
+    #[test]
+    fn what_was_not_copied_is_not_committed() -> Result {
+        let file = file(1)?;
+        let (src, dst) = pair(&file, 0)?;
+        let mut moves = [Move::<'_, InPlace>::new(&src, &dst)];
+        assert!(moves[0].take().is_err());
+        moves[0].test_end(0);
+        assert_eq!(moves[0].take()?.commit(), Err(EINVAL));
+        assert!(moves[0].take().is_err());
+        assert_eq!(pfn_now(&file), Some(src.pfn()));
+        assert!(src.test_all(OLD));
+        Ok(())
+    }
+
+    #[test]
+    fn nothing_is_beyond_the_end() -> Result {
+        let file = file(1)?;
+        let beyond = file
+            .mapping()
+            .lock_or_alloc_folio(1, Mobility::Movable, Node::Any);
+        assert_eq!(beyond.err(), Some(EINVAL));
+        assert_eq!(file.mapping().nr_pages(), 1);
         Ok(())
     }
 

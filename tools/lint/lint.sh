@@ -43,7 +43,7 @@ module_sources() {
 # All Rust that the kernel's build compiles, with the kernel's way to format it.
 kernel_sources() {
 	module_sources
-	find "$TOP/tools/tdx-emu/kernel" -name '*.rs'
+	find "$TOP/tools/tdx-emu/kernel" "$TOP/tools/lint/compile-fail" -name '*.rs'
 }
 
 scripts() {
@@ -73,6 +73,18 @@ check_module_warnings() {
 		return 1
 	}
 	no_warnings "$OUT/module.build"
+}
+
+# What src/ could write must not break memory safety: misuses of rust/ do not compile.
+check_compile_fail() {
+	module_sources >/dev/null
+	mkdir -p "$OUT/compile-fail" "$OUT/misuse"
+	make -s --no-print-directory -C "$TOP" module KDIR="$KERNEL" MO="$OUT/compile-fail" \
+		>"$OUT/compile-fail.build" 2>&1 || {
+		cat "$OUT/compile-fail.build"
+		return 1
+	}
+	nothing "$TOP/tools/lint/compile_fail.py" "$OUT/compile-fail" "$TOP/tools/lint/compile-fail" "$OUT/misuse"
 }
 
 # The modules of the tests likewise.
@@ -217,7 +229,8 @@ check_no_machine_paths() {
 }
 
 CHECKS=(
-	rustfmt_module rustfmt_tools module_warnings test_module_warnings module_rustdoc clippy_tools rustdoc_tools
+	rustfmt_module rustfmt_tools module_warnings compile_fail test_module_warnings module_rustdoc
+	clippy_tools rustdoc_tools
 	model td_test checkpatch patches shellcheck rst uapi_header no_unsafe layers file_length no_machine_paths
 )
 

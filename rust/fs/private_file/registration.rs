@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Memory blocks that go offline with failed pages in them.
+//! What private files need while they exist: somebody who looks at memory blocks that go offline.
 //!
 //! memory_failure() gives up a page that it meets off the LRU lists, while somebody moves it for
 //! instance: it is marked and stays in its file. Offlining passes marked pages by, and then their
@@ -13,37 +13,74 @@ use super::{
     FileTables,
     PrivateFile, //
 };
-use crate::ffi;
-use core::marker::PhantomData;
+use crate::{
+    ffi,
+    kvm::Bindings, //
+};
+use core::{
+    ffi::c_void,
+    marker::PhantomData, //
+};
 use kernel::{
     bindings,
     error::to_result,
     prelude::*,
+    sync::atomic::{
+        Acquire,
+        Atomic,
+        Full,
+        Release, //
+    },
+    time::{
+        delay::fsleep,
+        Delta, //
+    },
     types::Opaque, //
 };
 
 /// Before all who free what belongs to the block.
 const PRIORITY: i32 = i32::MAX;
 
-/// Takes the failed pages of a block that goes offline out of the files of `T`, until it is
-/// dropped.
+/// The one registration, or null.
+static REGISTERED: Atomic<*mut c_void> = Atomic::new(core::ptr::null_mut());
+
+/// Private files of `T` can be made as long as this exists, and only then.
+///
+/// Takes the failed pages of a block that goes offline out of the files. Dropping it waits until the
+/// last file has gone, and for callbacks that no file keeps the module loaded for.
 #[pin_data(PinnedDrop)]
-pub struct OfflineWatch<T: PrivateFile> {
+pub struct Registration<T: PrivateFile> {
     #[pin]
     block: Opaque<bindings::notifier_block>,
     _t: PhantomData<fn(T)>,
 }
 
 // SAFETY: Only the notifier chain, which has a lock of its own, looks at the block.
-unsafe impl<T: PrivateFile> Send for OfflineWatch<T> {}
+unsafe impl<T: PrivateFile> Send for Registration<T> {}
 // SAFETY: As above.
-unsafe impl<T: PrivateFile> Sync for OfflineWatch<T> {}
+unsafe impl<T: PrivateFile> Sync for Registration<T> {}
 
-impl<T: PrivateFile> OfflineWatch<T> {
-    /// Begins to watch. May sleep.
+impl<T: PrivateFile> Registration<T> {
+    /// Whether files of `T` can be made.
+    pub(super) fn is_there() -> bool {
+        core::ptr::eq(REGISTERED.load(Acquire), Self::key())
+    }
+
+    fn key() -> *mut c_void {
+        (&raw const *T::tables()).cast_mut().cast()
+    }
+
+    /// Registers. May sleep.
+    ///
+    /// # Errors
+    ///
+    /// `EBUSY`: there is a registration. `ENOMEM`.
     pub fn new() -> impl PinInit<Self, Error> {
         try_pin_init!(Self {
             block <- Opaque::try_ffi_init(|slot: *mut bindings::notifier_block| {
+                let _ = REGISTERED
+                    .cmpxchg(core::ptr::null_mut(), Self::key(), Full)
+                    .map_err(|_| EBUSY)?;
                 // SAFETY: The place can be written, and is pinned until drop() takes it out of the
                 // chain again.
                 to_result(unsafe {
@@ -54,6 +91,7 @@ impl<T: PrivateFile> OfflineWatch<T> {
                     });
                     ffi::privmemfd_helper_register_memory_notifier(slot)
                 })
+                .inspect_err(|_| REGISTERED.store(core::ptr::null_mut(), Release))
             }),
             _t: PhantomData,
         })
@@ -100,9 +138,15 @@ impl<T: PrivateFile> OfflineWatch<T> {
 }
 
 #[pinned_drop]
-impl<T: PrivateFile> PinnedDrop for OfflineWatch<T> {
+impl<T: PrivateFile> PinnedDrop for Registration<T> {
     fn drop(self: Pin<&mut Self>) {
+        let _ = REGISTERED.xchg(core::ptr::null_mut(), Full);
+        while Bindings::any() {
+            fsleep(Delta::from_millis(1));
+        }
         // SAFETY: It was put into the chain by new(). Waits for a call that is under way.
-        unsafe { ffi::privmemfd_helper_unregister_memory_notifier(self.block.get()) }
+        unsafe { ffi::privmemfd_helper_unregister_memory_notifier(self.block.get()) };
+        // SAFETY: Process context, no locks held.
+        unsafe { ffi::privmemfd_helper_synchronize_rcu_tasks() };
     }
 }
