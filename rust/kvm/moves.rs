@@ -60,7 +60,10 @@ const NOT_ASKED: i32 = -(bindings::EINPROGRESS as i32);
 /// `src` and `dst` are borrowed for `'a`. If `result` is `KVM_GMEM_MOVE_DONE`, `dst` is in the place
 /// of `src`; if it is `KVM_GMEM_MOVE_COPY`, guests are kept off `src` as long as it is locked.
 #[repr(transparent)]
-pub struct Move<'a, O>(ffi::kvm_gmem_move, PhantomData<(&'a Locked, fn(O))>);
+pub struct Move<'a, O>(ffi::kvm_gmem_move, Borrows<'a, O>);
+
+/// What a [`Move`] holds, besides the pointers that C sees.
+type Borrows<'a, O> = PhantomData<(&'a Locked, fn(O))>;
 
 impl<'a> Move<'a, InPlace> {
     /// `src` is to make room for `dst`.

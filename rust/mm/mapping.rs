@@ -346,7 +346,7 @@ impl Drop for Exclusive<'_> {
 pub enum Lru {
     /// mm: it has taken the old folio off its list, and puts the new one on one.
     Isolated,
-    /// [`replace_folio`]; the old folio leaves its list, if it is on one, when it is freed.
+    /// Whoever replaces it; the old folio leaves its list, if it is on one, when it is freed.
     InPlace,
 }
 

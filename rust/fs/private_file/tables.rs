@@ -74,7 +74,7 @@ impl<T: PrivateFile> FileTables<T> {
 
     /// # Safety
     ///
-    /// `file` is a file made by [`create`] for `T`; its last reference has gone.
+    /// `file` is a file made by [`create`](super::create) for `T`; its last reference has gone.
     unsafe extern "C" fn release(
         _inode: *mut bindings::inode,
         file: *mut bindings::file,
@@ -103,7 +103,7 @@ impl<T: PrivateFile> FileTables<T> {
 
     /// # Safety
     ///
-    /// `file` is a file made by [`create`] for `T`, with a reference during the call.
+    /// `file` is a file made by [`create`](super::create) for `T`, with a reference during the call.
     unsafe extern "C" fn ioctl(
         file: *mut bindings::file,
         cmd: kernel::ffi::c_uint,
@@ -116,7 +116,7 @@ impl<T: PrivateFile> FileTables<T> {
 
     /// # Safety
     ///
-    /// `file` is a file made by [`create`] for `T`, with a reference during the call.
+    /// `file` is a file made by [`create`](super::create) for `T`, with a reference during the call.
     unsafe extern "C" fn fallocate(
         file: *mut bindings::file,
         mode: kernel::ffi::c_int,
@@ -156,7 +156,7 @@ impl<T: PrivateFile> FileTables<T> {
 
     /// # Safety
     ///
-    /// `file` is a file made by [`create`] for `T`, with a reference during the call; `m` is a
+    /// `file` is a file made by [`create`](super::create) for `T`, with a reference during the call; `m` is a
     /// valid `struct seq_file`.
     unsafe extern "C" fn show_fdinfo(m: *mut bindings::seq_file, file: *mut bindings::file) {
         // SAFETY: By the caller's promise.
@@ -167,7 +167,7 @@ impl<T: PrivateFile> FileTables<T> {
 
     /// # Safety
     ///
-    /// `path` is the path of a file made by [`create`]; `stat` can be written.
+    /// `path` is the path of a file made by [`create`](super::create); `stat` can be written.
     unsafe extern "C" fn getattr(
         idmap: *mut bindings::mnt_idmap,
         path: *const bindings::path,
@@ -201,7 +201,7 @@ impl<T: PrivateFile> FileTables<T> {
 
     /// # Safety
     ///
-    /// As for `address_space_operations.migrate_folio`, for a mapping of a file made by [`create`]
+    /// As for `address_space_operations.migrate_folio`, for a mapping of a file made by [`create`](super::create)
     /// for `T`.
     pub(super) unsafe extern "C" fn migrate(
         mapping: *mut bindings::address_space,
@@ -226,7 +226,7 @@ impl<T: PrivateFile> FileTables<T> {
     /// # Safety
     ///
     /// As for `address_space_operations.error_remove_folio`, for a mapping of a file made by
-    /// [`create`] for `T`.
+    /// [`create`](super::create) for `T`.
     pub(super) unsafe extern "C" fn error_remove_folio(
         mapping: *mut bindings::address_space,
         folio: *mut bindings::folio,

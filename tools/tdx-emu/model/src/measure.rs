@@ -28,8 +28,8 @@ pub const INITIAL: [u64; 8] = [
 #[must_use]
 pub fn block(words: impl Iterator<Item = u64>) -> [u8; BLOCK] {
     let mut b = [0; BLOCK];
-    for (to, w) in b.chunks_exact_mut(8).zip(words) {
-        to.copy_from_slice(&w.to_le_bytes());
+    for (i, w) in words.take(BLOCK / 8).enumerate() {
+        b[8 * i..8 * i + 8].copy_from_slice(&w.to_le_bytes());
     }
     b
 }
