@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
+#include <linux/atomic.h>
 #include <linux/gfp.h>
 #include <linux/highmem.h>
 #include <linux/memory.h>
@@ -8,9 +9,9 @@
 #include <linux/page-flags.h>
 #include <linux/pagemap.h>
 #include <linux/rcupdate.h>
-#include <linux/rwsem.h>
 #include <linux/folio_batch.h>
 #include <linux/sched.h>
+#include <linux/wait_bit.h>
 
 #include "../ffi.h"
 
@@ -217,9 +218,12 @@ void privmemfd_helper_mapping_set_unevictable(struct address_space *mapping)
 
 /*
  * memory_failure() looks once whether a frame is online, and then may wait until its
- * block has gone offline: the struct page must stay until it is done.
+ * block has gone offline: the struct page must stay until it is done. These are the
+ * calls under way. No lock, for it would be taken inside the one of the notifiers,
+ * which whoever memory_failure() waits for takes shared: no cycle, as blocks go
+ * offline one after the other, but lockdep cannot know.
  */
-static DECLARE_RWSEM(failing);
+static atomic_t failing;
 
 /*
  * Whoever has found the error has told the kernel that it is a real one, which would
@@ -230,9 +234,12 @@ int privmemfd_helper_memory_failure(unsigned long pfn)
 	int ret = -EOPNOTSUPP;
 
 #ifdef CONFIG_MEMORY_FAILURE
-	down_read(&failing);
+	atomic_inc(&failing);
+	/* Pairs with the offline section that memory_failure() looks for. */
+	smp_mb__after_atomic();
 	ret = memory_failure(pfn, MF_SW_SIMULATED);
-	up_read(&failing);
+	if (atomic_dec_and_test(&failing))
+		wake_up_var(&failing);
 #endif
 
 	return ret;
@@ -240,8 +247,7 @@ int privmemfd_helper_memory_failure(unsigned long pfn)
 
 void privmemfd_helper_memory_failure_sync(void)
 {
-	down_write(&failing);
-	up_write(&failing);
+	wait_var_event(&failing, !atomic_read(&failing));
 }
 
 bool privmemfd_helper_node_online(int nid)
