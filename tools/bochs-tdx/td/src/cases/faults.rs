@@ -132,7 +132,8 @@ fn move_all(file: &PrivMemFd) -> io::Result<Moved> {
     let after = file.pages(0..size)?;
     let there = before.iter().flatten().count() as u64;
     let pairs = before.iter().zip(&after);
-    let elsewhere = pairs.filter(|(a, b)| a.is_some() && a != b).count() as u64;
+    let moved_on = |a: &Option<u64>, b: &Option<u64>| a.is_some() && b.is_some() && a != b;
+    let elsewhere = pairs.filter(|(a, b)| moved_on(a, b)).count() as u64;
     equal("pages elsewhere", elsewhere, moved)?;
     Ok(Moved {
         moved,
@@ -360,16 +361,19 @@ fn lose(o: &Options, counters: &mut Counters, rules: &str) -> io::Result<Option<
     let stuck = total("tdx_pages_kept")? - already;
     // The module still moves the others; it does not know that the TD is lost.
     let again = move_all(file)?;
-    equal("pages that stay", again.stayed, stuck)?;
-    let after = file.pages(0..o.size)?;
-    kept(&after, stuck)?;
+    equal("pages that stay", again.stayed, 0)?;
+    kept(&before, stuck)?;
+    let there = file.pages(0..o.size)?;
+    let left = |a: &Option<u64>, b: &Option<u64>| a.is_some() && b.is_none();
+    let gone = before
+        .iter()
+        .zip(&there)
+        .filter(|(a, b)| left(a, b))
+        .count();
+    equal("pages that have left the file", gone as u64, stuck)?;
     let file = file.try_clone()?;
     drop(td);
     kept(&before, 0)?;
-    kept(&after, 0)?;
-    let there = file.pages(0..o.size)?;
-    let gone = after.iter().zip(&there).filter(|(a, b)| a != b).count();
-    equal("pages that have left the file", gone as u64, stuck)?;
     reuse(o, file)?;
     Ok(Some(stuck))
 }
