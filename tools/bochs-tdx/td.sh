@@ -3,7 +3,8 @@
 #
 # td.sh: `make td`. Debian's QEMU, firmware and kernel, unmodified, as a TD on the emulated
 # TDX host; its memory is a privmemfd and moves while it runs. Leaves build/td.json; the exit
-# status is the verdict. In the environment: VCPUS (1), MIB (256), RELOCATIONS (200000) that
+# status is the verdict. In the environment: VCPUS (1; 2 do not get
+# through the boot, README.md), MIB (256), RELOCATIONS (200000) that
 # have to happen, APPEND for the TD's kernel command line; TD_KERNEL, TD_INITRD and
 # HOST_KERNEL for your own; TD_SHELL=1 for a shell in the TD, where nothing moves.
 set -euo pipefail

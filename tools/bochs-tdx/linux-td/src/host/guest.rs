@@ -2,7 +2,7 @@
 //! QEMU with the TD in it, and what comes out of the TD's serial line.
 
 use std::collections::BTreeMap;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::path::Path;
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
@@ -213,6 +213,37 @@ impl Guest {
     /// What it has said until now.
     pub fn said(&self) -> MutexGuard<'_, Said> {
         lock(&self.said)
+    }
+
+    /// Where QEMU's threads are, and what KVM has counted for its vCPUs: for a TD that
+    /// does not go on.
+    pub fn whereabouts(&self) -> String {
+        let mut out = String::new();
+        let mut add = |path: &Path| {
+            if let Ok(text) = fs::read_to_string(path) {
+                out += &format!("{} {}\n", path.display(), text.trim().replace('\n', " | "));
+            }
+        };
+        let below = |dir: &str| {
+            fs::read_dir(dir)
+                .into_iter()
+                .flatten()
+                .flatten()
+                .map(|e| e.path())
+        };
+        for task in below(&format!("/proc/{}/task", self.pid())) {
+            for name in ["comm", "status", "stack", "syscall"] {
+                add(&task.join(name));
+            }
+        }
+        for vm in below("/sys/kernel/debug/kvm").filter(|p| p.is_dir()) {
+            for vcpu in below(&vm.to_string_lossy()).filter(|p| p.is_dir()) {
+                for stat in below(&vcpu.to_string_lossy()) {
+                    add(&stat);
+                }
+            }
+        }
+        out
     }
 
     /// Whether QEMU runs.

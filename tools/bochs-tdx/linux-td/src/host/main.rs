@@ -23,7 +23,7 @@ use crate::guest::{Guest, Setup, Stage};
 use crate::moves::{Counters, Memory};
 
 /// Longest time for a stage that the TD has to reach.
-const PATIENCE: Duration = Duration::from_secs(600);
+const PATIENCE: Duration = Duration::from_secs(400);
 /// Longest time for the TD's end.
 const LAST_ROUND: Duration = Duration::from_secs(120);
 /// Longest time without a line.
@@ -170,6 +170,10 @@ impl Show {
                 bail!("the TD has ended during {name}");
             }
             if began.elapsed() > PATIENCE {
+                let first = self.guest.whereabouts();
+                thread::sleep(BEAT);
+                let text = first + "--- a moment later\n" + &self.guest.whereabouts();
+                fs::write(self.cli.out.join("stuck.log"), text)?;
                 bail!("{name} has not ended within {} s", PATIENCE.as_secs());
             }
             if !moved && self.counters()?.pages > enough {
