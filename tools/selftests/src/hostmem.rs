@@ -3,6 +3,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, Write};
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::Arc;
@@ -72,6 +73,19 @@ pub fn movable_blocks(fd: &PrivMemFd, size: u64) -> Vec<(Block, u64)> {
         .map(|(index, pages)| (map.block(index), pages))
         .filter(|(block, _)| block.is_movable())
         .collect()
+}
+
+/// Bit of [`page_flags`]: free.
+pub const KPF_BUDDY: u64 = 1 << 10;
+/// Bit of [`page_flags`]: marked as kept by the TDX module.
+pub const KPF_RESERVED: u64 = 1 << 32;
+
+/// What /proc/kpageflags says of a frame.
+pub fn page_flags(pfn: u64) -> u64 {
+    let mut flags = [0; 8];
+    let file = File::open("/proc/kpageflags").unwrap();
+    file.read_exact_at(&mut flags, pfn * 8).unwrap();
+    u64::from_ne_bytes(flags)
 }
 
 /// Takes a page offline: "hard" as one that has failed, "soft" as one that will.

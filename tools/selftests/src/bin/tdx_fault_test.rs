@@ -11,7 +11,6 @@
 
 use std::fs;
 use std::io::Write;
-use std::os::unix::fs::FileExt;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
@@ -20,6 +19,7 @@ use std::thread::{self, JoinHandle};
 use privmemctl::memory::MemoryMap;
 use selftests::cases;
 use selftests::fixtures::{fails, in_movable_zone, PAGE};
+use selftests::hostmem::{page_flags, KPF_BUDDY, KPF_RESERVED};
 use selftests::ktap::{self, note, skip};
 use selftests::tdx::{emulator, Tdx};
 use tdhost::Command;
@@ -279,17 +279,6 @@ fn inject(leaf_no: u16, when: When) {
         "{moved} moved, {kept} kept, {unclean} moved and unclean, {lost} lost"
     ));
     assert!(wrong.is_empty(), "unexpected: {wrong:#?}");
-}
-
-/// Bits of /proc/kpageflags.
-const KPF_BUDDY: u64 = 1 << 10;
-const KPF_RESERVED: u64 = 1 << 32;
-
-fn page_flags(pfn: u64) -> u64 {
-    let mut flags = [0; 8];
-    let file = fs::File::open("/proc/kpageflags").unwrap();
-    file.read_exact_at(&mut flags, pfn * 8).unwrap();
-    u64::from_ne_bytes(flags)
 }
 
 /// Pages of `pfns` that are marked as kept; none of those may be free.
