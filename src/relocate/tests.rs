@@ -249,12 +249,16 @@ mod transaction {
         let (ours, other) = (file(2)?, file(1)?);
         let [one, two] = [pair(&ours, 0)?, pair(&ours, 1)?];
         let foreign = pair(&other, 0)?;
-        let (held, wrong) = (ours.mapping().lock_shared(), other.mapping().lock_shared());
+        {
+            let wrong = other.mapping().lock_shared();
+            assert_eq!(
+                KVM.relocate(&*ours, &mut [Move::new(&one.0, &one.1)], &wrong),
+                Err(EINVAL)
+            );
+            assert_eq!(KVM.invalidate(&*ours, 0..2, &wrong).err(), Some(EINVAL));
+        }
+        let held = ours.mapping().lock_shared();
         let relocate = |moves: &mut [Move<'_, InPlace>]| KVM.relocate(&*ours, moves, &held);
-        assert_eq!(
-            KVM.relocate(&*ours, &mut [Move::new(&one.0, &one.1)], &wrong),
-            Err(EINVAL)
-        );
         assert_eq!(relocate(&mut [Move::new(&foreign.0, &one.1)]), Err(EINVAL));
         assert_eq!(relocate(&mut [Move::new(&one.0, &foreign.0)]), Err(EINVAL));
         for (src, dst) in [(&one.0, &two.1), (&two.0, &one.1)] {
@@ -262,7 +266,6 @@ mod transaction {
             assert_eq!(relocate(&mut moves), Err(EINVAL));
             assert!(moves.iter_mut().all(|mv| mv.take().is_err()));
         }
-        assert_eq!(KVM.invalidate(&*ours, 0..2, &wrong).err(), Some(EINVAL));
         assert_eq!(relocate(&mut [Move::new(&one.0, &one.1)]), Ok(()));
         Ok(())
     }
