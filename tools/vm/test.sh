@@ -59,7 +59,7 @@ machine() {
 	hostile)
 		# All of memory is searched.
 		MEMORY=4G COMMAND_LINE=${COMMAND_LINE/movablecore=4G/movablecore=2G}
-		JOB_ARGUMENTS=("${SEED:-1}")
+		[ -z "${SEED:-}" ] || JOB_ARGUMENTS=("$SEED")
 		;;
 	plain | served | unserved) more=("$UPSTREAM:/upstream") ;;
 	unpatched) more=("$KERNEL/arch/x86/kvm/kvm.ko:/modules/stock-kvm/" "$KERNEL/arch/x86/kvm/kvm-amd.ko:/modules/stock-kvm/") ;;
