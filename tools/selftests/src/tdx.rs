@@ -22,7 +22,8 @@ const BASE: u64 = 0;
 pub mod emulator {
     use super::*;
 
-    fn path(name: &str) -> String {
+    /// Where a file of the emulator is.
+    pub fn path(name: &str) -> String {
         format!("{EMULATOR}/{name}")
     }
 

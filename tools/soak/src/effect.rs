@@ -3,7 +3,7 @@
 
 use std::ops::Range;
 
-use crate::model::{Expect, Fault, File, Op, Page, Slot, State, Td, Vm, COPIES, LIMIT_PAGES};
+use crate::model::{Expect, Fault, File, Op, Page, Sept, Slot, State, Td, Vm, COPIES, LIMIT_PAGES};
 
 /// Applies an operation that [`State::allows`].
 pub fn apply(s: &mut State, op: &Op) {
@@ -40,7 +40,7 @@ pub fn apply(s: &mut State, op: &Op) {
             for n in at {
                 f.pages[n] = Page::Absent;
                 if let Some(td) = &mut f.td {
-                    td.accepted[n] = false;
+                    td.sept[n] = Sept::Free;
                 }
             }
         }
@@ -59,7 +59,7 @@ pub fn apply(s: &mut State, op: &Op) {
             let f = of(s, file);
             f.pages[page] = Page::Failed;
             if let Some(td) = &mut f.td {
-                td.accepted[page] = false;
+                td.sept[page] = Sept::Free;
             }
         }
         // Other memory in the block may refuse.
@@ -109,27 +109,37 @@ pub fn apply(s: &mut State, op: &Op) {
         Op::NewTd { file } => {
             let f = of(s, file);
             f.td = Some(Td {
-                accepted: vec![false; f.pages.len()],
+                sept: vec![Sept::Free; f.pages.len()],
+                used_early: false,
                 lost: false,
             });
             hide(f);
         }
         Op::KillTd { file } => end_td(of(s, file)),
         Op::Accept { file, at } => {
-            s.expect = in_td(s, file, at, |page, accepted, _| {
-                if !*accepted {
-                    (*page, *accepted) = (Page::Zero, true);
+            s.expect = in_td(s, file, at, |page, sept, _| {
+                if *sept != Sept::Accepted {
+                    (*page, *sept) = (Page::Zero, Sept::Accepted);
                 }
             })
         }
         Op::Fill { file, at } => {
-            s.expect = in_td(s, file, at, |page, accepted, serial| {
-                if *accepted {
+            s.expect = in_td(s, file, at, |page, sept, serial| {
+                if *sept == Sept::Accepted {
                     *page = Page::Filled(serial);
                 }
             })
         }
-        Op::Check { file, at } => s.expect = in_td(s, file, at, |_, _, _| ()),
+        Op::Check { file, at } => {
+            let f = of(s, file);
+            let td = f.td.as_mut().expect("allowed");
+            if let Some(n) = at.clone().find(|n| f.pages[*n] == Page::Opaque) {
+                if !td.lost && !std::mem::replace(&mut td.used_early, true) {
+                    td.sept[n] = Sept::Pending;
+                }
+            }
+            s.expect = in_td(s, file, at, |_, _, _| ());
+        }
     }
 }
 
@@ -222,8 +232,8 @@ fn move_with_fault(f: &mut File, at: Range<usize>, fault: Fault) -> Expect {
     }
     let (_, most) = movable(f, &at);
     let td = f.td.as_mut().expect("allowed");
-    // Only what the TD has mapped takes calls of the TDX module.
-    let mapped = at.clone().any(|n| td.accepted[n]);
+    // Only what the TDX module knows takes calls of it.
+    let mapped = at.clone().any(|n| td.sept[n] != Sept::Free);
     let refused = Expect::Fails(vec![libc::EAGAIN, libc::EBUSY]);
     match fault {
         _ if !mapped => Expect::Either(vec![libc::EAGAIN, libc::EBUSY]),
@@ -274,7 +284,7 @@ fn in_td(
     s: &mut State,
     file: usize,
     at: Range<usize>,
-    act: impl Fn(&mut Page, &mut bool, u32),
+    act: impl Fn(&mut Page, &mut Sept, u32),
 ) -> Expect {
     let serial = s.serial;
     let f = of(s, file);
@@ -284,8 +294,51 @@ fn in_td(
     }
     for n in at {
         if f.pages[n] != Page::Failed {
-            act(&mut f.pages[n], &mut td.accepted[n], serial);
+            act(&mut f.pages[n], &mut td.sept[n], serial);
         }
     }
     Expect::Ok
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A TD on memory that was there before, after some operations.
+    fn td(operations: &[Op]) -> Td {
+        let (file, at) = (0, 0..4);
+        let create = Op::Create {
+            file,
+            pages: 4,
+            movable: true,
+            node: None,
+        };
+        let before = [create, Op::Allocate { file, at }, Op::NewTd { file }];
+        let mut state = State::new(true);
+        for op in before.iter().chain(operations) {
+            assert!(state.allows(op), "{op:?}");
+            state = state.apply(op);
+        }
+        state.files[file].take().unwrap().td.unwrap()
+    }
+
+    fn refused(page: usize) -> Op {
+        Op::MoveWithFault {
+            file: 0,
+            at: page..page + 1,
+            fault: Fault::UnblockRefused,
+        }
+    }
+
+    #[test]
+    fn a_page_that_a_td_has_used_before_it_accepts_it_can_cost_it_its_life() {
+        let check = Op::Check { file: 0, at: 1..3 };
+        let punch = Op::Punch { file: 0, at: 1..2 };
+        assert!(!td(&[refused(1)]).lost);
+        assert!(td(&[check.clone(), refused(1)]).lost);
+        // The first page alone is used, and once.
+        assert!(!td(&[check.clone(), refused(2)]).lost);
+        assert!(!td(&[check.clone(), Op::Check { file: 0, at: 2..3 }, refused(2)]).lost);
+        assert!(!td(&[check, punch, refused(1)]).lost);
+    }
 }

@@ -50,11 +50,24 @@ impl Page {
     }
 }
 
+/// What the TDX module knows of a page.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sept {
+    /// Nothing: the TD has not used it.
+    Free,
+    /// The TD has used it, and not accepted it. It is the TD's all the same.
+    Pending,
+    /// The TD has accepted it.
+    Accepted,
+}
+
 /// A TD whose memory a file is.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Td {
-    /// Pages that the TD has accepted.
-    pub accepted: Vec<bool>,
+    /// What the TDX module knows of each page.
+    pub sept: Vec<Sept>,
+    /// A page was used that was not accepted, which happens once in a TD.
+    pub used_early: bool,
     /// A page could not be taken back from the TDX module.
     pub lost: bool,
 }

@@ -214,9 +214,8 @@ impl System {
             | Op::Fill { .. }
             | Op::Check { .. } => td::act(self, state, op),
             Op::MoveWithFault { fault, .. } => {
-                td::inject(*fault);
+                let _injected = td::inject(*fault);
                 host::act(self, state, op);
-                td::sound(*fault);
             }
             _ => host::act(self, state, op),
         }

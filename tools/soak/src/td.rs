@@ -2,7 +2,10 @@
 //! TDs on the emulated TDX module.
 
 use std::cell::Cell;
+use std::fs;
 use std::ops::Range;
+use std::path::PathBuf;
+use std::thread;
 
 use selftests::tdx::emulator;
 use tdhost::uapi::TDXEMU_EVE;
@@ -10,7 +13,7 @@ use tdhost::{Command, Device, SeptState, Td};
 use tdx_emu_model::regs::op;
 use tdx_emu_model::status::{self, with_op};
 
-use crate::model::{Fault, File, Op, Page, State, COPIES};
+use crate::model::{Fault, File, Op, Page, Sept, State, COPIES};
 use crate::system::{bytes, ended, System, PAGE};
 
 /// The vCPU that runs everything; the one that stays in the access that fails; the one
@@ -29,19 +32,39 @@ pub struct Domain {
     used: [Cell<bool>; 2],
 }
 
-/// Lets the next move go wrong, until [`sound`].
-pub fn inject(fault: Fault) {
-    match fault {
-        Fault::CopyFails => std::fs::write(COPYFAIL, COPIES.to_string()).expect(COPYFAIL),
-        _ => emulator::write("faults", &rules(fault)),
+/// Something goes wrong as long as this lives.
+#[must_use = "nothing goes wrong any more when this is dropped"]
+pub struct Injected {
+    path: PathBuf,
+    sound: &'static str,
+}
+
+impl Injected {
+    fn write(path: PathBuf, wrong: &str, sound: &'static str) -> Self {
+        let injected = Self { path, sound };
+        let done = fs::write(&injected.path, wrong);
+        done.unwrap_or_else(|e| panic!("{}: {wrong}: {e}", injected.path.display()));
+        injected
     }
 }
 
-/// Nothing goes wrong any more.
-pub fn sound(fault: Fault) {
+impl Drop for Injected {
+    /// Also when the operation has diverged: the next sequence must not meet it.
+    fn drop(&mut self) {
+        let done = fs::write(&self.path, self.sound);
+        assert!(
+            done.is_ok() || thread::panicking(),
+            "{}: {done:?}",
+            self.path.display()
+        );
+    }
+}
+
+/// Lets moves go wrong.
+pub fn inject(fault: Fault) -> Injected {
     match fault {
-        Fault::CopyFails => std::fs::write(COPYFAIL, "0").expect(COPYFAIL),
-        _ => emulator::write("faults", "clear"),
+        Fault::CopyFails => Injected::write(COPYFAIL.into(), &COPIES.to_string(), "0"),
+        _ => Injected::write(emulator::path("faults").into(), &rules(fault), "clear"),
     }
 }
 
@@ -174,11 +197,10 @@ pub fn check(system: &System, state: &State, file: usize, at: Option<&Range<usiz
     assert!(!td.td.is_dead(), "the TD of file {file} is lost");
     for n in at.cloned().unwrap_or(0..f.pages.len()) {
         let memory = bytes(&(n..n + 1));
+        let accepted = model.sept[n] == Sept::Accepted;
         let done = match f.pages[n] {
-            Page::Filled(serial) if model.accepted[n] => {
-                run(td, Command::Verify(serial.into()), memory)
-            }
-            Page::Zero if model.accepted[n] => {
+            Page::Filled(serial) if accepted => run(td, Command::Verify(serial.into()), memory),
+            Page::Zero if accepted => {
                 let words = [0, PAGE / 2, PAGE - 8].map(|o| td.td.read(memory.start + o).ok());
                 assert_eq!(words, [Some(0); 3], "accepted page {n} of file {file}");
                 Ok(())
@@ -195,4 +217,24 @@ pub fn check(system: &System, state: &State, file: usize, at: Option<&Range<usiz
     }
     assert_eq!(emulator::stray_writes(), 0, "the host wrote to a TD's page");
     assert!(!emulator::is_dead(), "the TDX module has shut itself down");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fault_ends_with_the_operation_also_when_that_panics() {
+        let path = std::env::temp_dir().join(format!("faults-{}", std::process::id()));
+        let read = || fs::read_to_string(&path).unwrap();
+        drop(Injected::write(path.clone(), "wrong", "sound"));
+        assert_eq!(read(), "sound");
+        let diverged = std::panic::catch_unwind(|| {
+            let _injected = Injected::write(path.clone(), "wrong", "sound");
+            assert_eq!(read(), "sound", "a divergence");
+        });
+        assert!(diverged.is_err());
+        assert_eq!(read(), "sound");
+        fs::remove_file(&path).unwrap();
+    }
 }
