@@ -56,10 +56,10 @@ machine() {
 	# Less memory is searched in less time.
 	served | unserved) MEMORY=4G COMMAND_LINE=${COMMAND_LINE/movablecore=4G/movablecore=1G} ;;&
 	plain) on_plain ;;&
+	plain | hostile) JOB_ARGUMENTS=("${SEED:-1}") ;;&
 	hostile)
 		# All of memory is searched.
 		MEMORY=4G COMMAND_LINE=${COMMAND_LINE/movablecore=4G/movablecore=2G}
-		[ -z "${SEED:-}" ] || JOB_ARGUMENTS=("$SEED")
 		;;
 	plain | served | unserved) more=("$UPSTREAM:/upstream") ;;
 	unpatched) more=("$KERNEL/arch/x86/kvm/kvm.ko:/modules/stock-kvm/" "$KERNEL/arch/x86/kvm/kvm-amd.ko:/modules/stock-kvm/") ;;

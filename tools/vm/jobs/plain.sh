@@ -1,10 +1,20 @@
 #!/bin/sh
 # SPDX-License-Identifier: GPL-2.0
 #
-# What takes too long on the debug kernel, on the plain one: Upstream's long test with
-# our memory and without the module, races at full speed, many load cycles.
+# plain.sh SEED: what takes too long on the debug kernel, on the plain one: Upstream's
+# long test with our memory and without the module, races at full speed, random
+# operations against a model, many load cycles.
 # shellcheck source-path=SCRIPTDIR/../guest source=guest.sh
 . /lib/guest.sh
+
+load_for_random_operations() {
+	insmod /modules/hwpoison-inject.ko && insmod /modules/copyfail.ko &&
+		insmod /modules/tdxemu.ko tags=256 && insmod /modules/tdhost.ko
+}
+
+unload_for_random_operations() {
+	rmmod tdxemu && rmmod tdhost && rmmod copyfail && rmmod hwpoison_inject
+}
 
 suite "plain: load KVM" 60 load_kvm /modules/kvm
 upstream_long "on plain, without the module"
@@ -13,6 +23,9 @@ upstream_long "on plain, on our memory"
 suite "plain: unload" 60 rmmod privmemfd
 suite "plain: load" 60 insmod /modules/privmemfd.ko
 suite "plain: race_test" 400 /tests/race_test
+suite "plain: load for random operations" 60 load_for_random_operations
+suite "plain: 10,000 random operations" 600 /tests/privmemfd-soak model --ops 10000 --seed "$1"
+suite "plain: unload what was loaded for them" 60 unload_for_random_operations
 suite "plain: unload again" 60 rmmod privmemfd
 suite "plain: 100 load and unload cycles" 300 load_cycles 100
 suite "plain: unload KVM" 60 unload_kvm
