@@ -10,6 +10,8 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::stuck;
+
 /// Longest time that a case may take.
 const LIMIT: Duration = Duration::from_secs(180);
 
@@ -136,7 +138,8 @@ fn watch(number: usize, name: &'static str, running: &Arc<AtomicU64>) {
                 return;
             }
         }
-        let late = Outcome::Failed(format!("still running after {LIMIT:?}"));
+        let late = format!("still running after {LIMIT:?}\n{}", stuck::describe());
+        let late = Outcome::Failed(late);
         print!("{}", result_line(number, name, &late));
         println!("Bail out! {name} hangs");
         std::process::exit(1);

@@ -7,4 +7,5 @@ pub mod hostmem;
 pub mod ktap;
 pub mod race;
 pub mod starve;
+mod stuck;
 pub mod tdx;
