@@ -9,16 +9,46 @@ use plotters::prelude::*;
 use crate::relocate::{Result, Sample};
 
 const WIDTH: u32 = 900;
+const TITLE: u32 = 40;
 const PANEL: u32 = 220;
 
-type Panel = (&'static str, fn(&Sample) -> u64);
+/// What a panel shows, in which unit.
+struct Panel {
+    caption: &'static str,
+    unit: &'static str,
+    value: fn(&Sample) -> u64,
+}
 
 const PANELS: [Panel; 4] = [
-    ("kernel objects, KiB (SUnreclaim)", |s| s.slab),
-    ("free pages", |s| s.free),
-    ("unevictable pages", |s| s.unevictable),
-    ("pages that the TDX module has kept", |s| s.leaked),
+    Panel {
+        caption: "Slab that cannot be reclaimed (SUnreclaim)",
+        unit: "KiB",
+        value: |s| s.slab,
+    },
+    Panel {
+        caption: "Free pages (nr_free_pages)",
+        unit: "pages",
+        value: |s| s.free,
+    },
+    Panel {
+        caption: "Unevictable pages (nr_unevictable)",
+        unit: "pages",
+        value: |s| s.unevictable,
+    },
+    Panel {
+        caption: "Leaked: pages that the TDX module has kept",
+        unit: "pages",
+        value: |s| s.leaked,
+    },
 ];
+
+/// A number with its thousands apart.
+fn grouped(n: u64) -> String {
+    let digits = n.to_string();
+    let groups = digits.as_bytes().rchunks(3).rev();
+    let groups: Vec<_> = groups.map(String::from_utf8_lossy).collect();
+    groups.join(",")
+}
 
 /// The values of an axis, with some air, so that a flat line is one.
 fn scale(values: impl Iterator<Item = u64> + Clone) -> Range<u64> {
@@ -34,29 +64,48 @@ fn scale(values: impl Iterator<Item = u64> + Clone) -> Range<u64> {
 ///
 /// The file cannot be written.
 pub fn draw(result: &Result, path: &Path) -> anyhow::Result<()> {
-    let size = (WIDTH, PANEL * PANELS.len() as u32);
+    let size = (WIDTH, TITLE + PANEL * PANELS.len() as u32);
     let root = SVGBackend::new(path, size).into_drawing_area();
     root.fill(&WHITE)?;
+    let title = format!(
+        "{} pages moved by the software backend, then {} by the TDX module",
+        grouped(result.software),
+        grouped(result.tdx)
+    );
+    let area = root.titled(&title, ("sans-serif", 18))?;
     let last = result.samples.last().map_or(1, |s| s.moved.max(1));
-    for ((name, value), area) in PANELS.iter().zip(root.split_evenly((PANELS.len(), 1))) {
-        let values = result.samples.iter().map(value);
-        let scale = scale(values);
+    for (panel, area) in PANELS.iter().zip(area.split_evenly((PANELS.len(), 1))) {
+        let scale = scale(result.samples.iter().map(panel.value));
         let mut chart = ChartBuilder::on(&area)
-            .caption(*name, ("sans-serif", 15))
+            .caption(panel.caption, ("sans-serif", 15))
             .margin(8)
-            .x_label_area_size(28)
-            .y_label_area_size(80)
+            .margin_right(24)
+            .x_label_area_size(36)
+            .y_label_area_size(88)
             .build_cartesian_2d(0..last, scale.clone())?;
         chart
             .configure_mesh()
             .x_desc("pages moved")
+            .y_desc(panel.unit)
+            .x_label_formatter(&|n| grouped(*n))
+            .y_label_formatter(&|n| grouped(*n))
             .y_labels(5)
+            .light_line_style(TRANSPARENT)
             .draw()?;
-        let points = result.samples.iter().map(|s| (s.moved, value(s)));
-        chart.draw_series(LineSeries::new(points, &BLUE))?;
-        // Left of it the software backend, right of it the TDX module.
-        let border = [(result.software, scale.start), (result.software, scale.end)];
-        chart.draw_series(LineSeries::new(border, &RED))?;
+        let phase = |tdx| result.samples.iter().filter(move |s| result.is_of(tdx, s));
+        for (tdx, name, color) in [(false, "software", BLUE), (true, "TDX", RED)] {
+            let points = phase(tdx).map(|s| (s.moved, (panel.value)(s)));
+            chart
+                .draw_series(LineSeries::new(points, color.stroke_width(2)))?
+                .label(name)
+                .legend(move |(x, y)| PathElement::new([(x, y), (x + 16, y)], color));
+        }
+        chart
+            .configure_series_labels()
+            .position(SeriesLabelPosition::UpperRight)
+            .background_style(WHITE)
+            .border_style(BLACK.mix(0.3))
+            .draw()?;
     }
     root.present()?;
     Ok(())
@@ -65,6 +114,13 @@ pub fn draw(result: &Result, path: &Path) -> anyhow::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn thousands_are_apart() {
+        assert_eq!(grouped(0), "0");
+        assert_eq!(grouped(999), "999");
+        assert_eq!(grouped(1_048_576), "1,048,576");
+    }
 
     #[test]
     fn a_flat_line_has_a_scale() {
