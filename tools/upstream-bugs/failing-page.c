@@ -12,6 +12,7 @@
 #include <fcntl.h>
 #include <linux/kvm.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -62,6 +63,15 @@ static void *fail(void *unused)
 	}
 }
 
+/* Whoever makes a page fail that is mapped is told so, as if it had used the page. */
+static void told(int sig, siginfo_t *info, void *context)
+{
+	if (syscall(SYS_gettid) == handler && info->si_code == BUS_MCEERR_AR)
+		return;
+	psiginfo(info, "somebody used the page");
+	_exit(2);
+}
+
 static void show_stack(const char *what, pid_t tid)
 {
 	char path[64], line[256];
@@ -81,6 +91,7 @@ int main(int argc, char **argv)
 		.size = SIZE,
 		.flags = GUEST_MEMFD_FLAG_MMAP | GUEST_MEMFD_FLAG_INIT_SHARED,
 	};
+	struct sigaction action = { .sa_sigaction = told, .sa_flags = SA_SIGINFO };
 	pthread_t threads[2];
 	int kvm, vm;
 
@@ -89,14 +100,18 @@ int main(int argc, char **argv)
 	file = vm < 0 ? -1 : ioctl(vm, KVM_CREATE_GUEST_MEMFD, &create);
 	if (file < 0)
 		err(2, "a guest_memfd that can be mapped");
-	memory = mmap(NULL, SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
-	if (memory == MAP_FAILED)
-		err(2, "mmap");
+	sigaction(SIGBUS, &action, NULL);
 	if (pthread_create(&threads[0], NULL, punch, NULL) ||
 	    pthread_create(&threads[1], NULL, fail, NULL))
 		errx(2, "pthread_create");
 
 	for (unsigned long n = 1; n <= tries; n++) {
+		/* The page that has failed may be there still, and is what is mapped. */
+		if (fallocate(file, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, SIZE))
+			err(2, "fallocate");
+		memory = mmap(NULL, SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
+		if (memory == MAP_FAILED)
+			err(2, "mmap");
 		for (unsigned long at = 0; at < SIZE; at += PAGE)
 			atomic_store((atomic_char *)(memory + at), 1);
 		punching = n;
@@ -111,6 +126,7 @@ int main(int argc, char **argv)
 			}
 			usleep(1000);
 		}
+		munmap(memory, SIZE);
 	}
 	printf("%lu pages have failed or were gone, and %lu holes are there\n", tries, tries);
 	printf("result: good\n");

@@ -2,13 +2,13 @@
 /*
  * unflushed-slot [SECONDS]: does a vCPU write to memory that has left its file?
  *
- * A guest_memfd backs two memslots: a page in which the vCPU counts, and 1 GiB that
- * has page tables but no pages. One thread has the user addresses of both unmapped,
+ * A guest_memfd backs two memslots: a page in which the vCPU counts, and 128 MiB
+ * that have page tables but no pages. One thread has the user addresses of both unmapped,
  * over and over: KVM zaps the page in the first memslot, walks the page tables of the
  * second, finds nothing to zap, and drops mmu_lock on the way if somebody wants it.
  * That is the other thread, which punches a hole where the page is in the file. It has
- * a reference to the page, by a pipe, and looks at it twice when the hole is there:
- * nobody may write to it any more.
+ * a reference to the page, by a pipe, and looks at it when the hole is there, and when
+ * KVM has done with both memslots: nobody may have written to it any more.
  *
  * Nothing is mapped at the user addresses. If the page was, unmapping it would
  * interrupt the CPU that runs the vCPU; emulators flush its translations then.
@@ -35,10 +35,14 @@
 #define CODE 0x1000UL
 #define COUNTER 0x200000UL
 #define REST 0x40000000UL
-#define REST_SIZE 0x40000000UL
+#define REST_SIZE 0x8000000UL
 #define LEAF_TABLE 0x200000UL
-/* us; the next tick of the vCPU's CPU may end what is to be seen. */
-#define LONGEST_DELAY 6000
+/*
+ * us until the hole. How long KVM takes to get to the second memslot is not known, and
+ * the next tick of the vCPU's CPU may end what is to be seen.
+ */
+#define SHORTEST_DELAY 20
+#define DELAYS 9
 
 static int vm, vcpu, file;
 static char *area;
@@ -184,6 +188,7 @@ int main(int argc, char **argv)
 		/* The counter's page as the file has it now. */
 		atomic_uint *now = map(PAGE, PROT_READ, MAP_SHARED, file);
 		struct iovec iov = { now, PAGE };
+		unsigned long delay;
 		uint32_t before, after;
 
 		while (*now < 1000)
@@ -195,14 +200,14 @@ int main(int argc, char **argv)
 		munmap(now, PAGE);
 		round_nr = rounds + 1;
 		/* KVM has unmapped the first memslot, and not all of the second. */
-		spin(rounds * 137 % LONGEST_DELAY);
+		delay = SHORTEST_DELAY << rounds % DELAYS;
+		spin(delay + rounds * 137 % delay);
 		CHECK(fallocate(file, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, PAGE));
 		before = look(pipes[0]);
-		spin(20);
-		after = look(pipes[0]);
-		hits += before != after;
 		while (rounds_done != rounds + 1)
 			;
+		after = look(pipes[0]);
+		hits += before != after;
 	}
 	printf("%lu holes punched, the vCPU has written to %lu pages that had left the file\n",
 	       rounds, hits);

@@ -4,7 +4,7 @@
 #
 # TDs on movable memory: KVM with our series, privmemfd.ko. tdx-smoke has to say
 # that the module is missing, and then that nothing is.
-# privmemfd.sh privmemfd|moves [MiB] [vCPUs] [moves] [case...]
+# privmemfd.sh privmemfd|moves|faults|lost|bugs [MiB] [vCPUs] [moves] [case...]
 # shellcheck source=../tdx-guest.sh
 . /lib/tdx.sh
 
@@ -19,6 +19,10 @@ insmod /modules/privmemfd.ko || exit 126
 	echo "not ok tdx-smoke finds something missing on a host that is ready"
 	exit 1
 }
+case $1 in
+privmemfd | moves) ;;
+*) insmod /modules/tdxfaults.ko && insmod /modules/tdxwitness.ko || exit 126 ;;
+esac
 /tests/td-test "$@"
 status=$?
 no_kernel_report || status=1

@@ -9,16 +9,27 @@
 # in_background PROGRAM...: nobody can wait for, or kill, what is in a deadlock. It has
 # to say itself, in its last line, how it ends.
 in_background() {
+	: >/tmp/output
 	"$@" >/tmp/output 2>&1 &
 	seconds=0
-	while ! grep -q '^result: ' /tmp/output && [ $seconds -lt 150 ]; do
+	while kill -0 $! 2>/dev/null && ! grep -q '^result: ' /tmp/output && [ $seconds -lt 600 ]; do
 		sleep 1
 		seconds=$((seconds + 1))
 	done
 	cat /tmp/output
+	if kill -0 $! 2>/dev/null; then
+		echo "# it still runs after $seconds s"
+	else
+		wait $! || echo "# it has ended with status $?"
+	fi
 	grep -q '^result: good' /tmp/output
 }
 
+status=0
 suite "load KVM" 60 load_kvm /modules/kvm
-suite "unflushed-slot" 120 /tests/unflushed-slot 60
-suite "failing-page" 200 in_background /tests/failing-page 20
+[ "$suite_status" -eq 0 ] || exit 126
+suite "unflushed-slot" $(($1 + 60)) /tests/unflushed-slot "$1"
+[ "$suite_status" -eq 0 ] || status=1
+suite "failing-page" 660 in_background /tests/failing-page "$2"
+[ "$suite_status" -eq 0 ] || status=1
+exit $status

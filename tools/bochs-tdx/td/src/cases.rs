@@ -11,7 +11,9 @@ mod interrupts;
 mod life;
 mod moves;
 mod races;
+mod removal;
 mod states;
+mod witness;
 
 use std::io;
 use std::ops::Range;
@@ -105,7 +107,10 @@ pub const MOVES: &[(&str, Case)] = &[
 ];
 
 /// Cases that leave a TD behind which KVM cannot tear down.
-pub const HARMFUL: &[(&str, Case)] = &[("stray_access", stray_access)];
+pub const HARMFUL: &[(&str, Case)] = &[
+    ("stray_access", stray_access),
+    ("page_never_reclaimed", witness::page_never_reclaimed),
+];
 
 const STRAY: &str = "/sys/module/stray/parameters";
 

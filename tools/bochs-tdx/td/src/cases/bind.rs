@@ -39,7 +39,7 @@ fn create(vm: &VmFd, flags: u64) -> io::Result<PrivMemFd> {
 }
 
 /// Binds a file to a VM that is no TD.
-fn bind_to(vm: &VmFd, td: &Td, file: &Memory) -> io::Result<()> {
+pub(super) fn bind_to(vm: &VmFd, td: &Td, file: &Memory) -> io::Result<()> {
     let region = kvm_userspace_memory_region2 {
         flags: KVM_MEM_GUEST_MEMFD,
         memory_size: SIZE,

@@ -6,7 +6,6 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::Ordering::Relaxed;
 use std::thread;
@@ -16,12 +15,14 @@ use privmemfd_ioctls::PrivMemFd;
 use super::bind;
 use super::counters::{self, total};
 use super::moves::while_looping;
+use super::removal;
+use super::witness;
 use super::{
     accept, booted, check, equal, no_mismatch, part, Case, Counters, Options, Outcome, CANNOT_MOVE,
     MISMATCHES,
 };
 use crate::guest::{Command, Field};
-use crate::vm::{movable, Memory, Td};
+use crate::vm::Memory;
 
 /// Cases in which every TD lives.
 pub const SURVIVED: &[(&str, Case)] = &[
@@ -30,6 +31,10 @@ pub const SURVIVED: &[(&str, Case)] = &[
     ("refused_pages", refused_pages),
     ("refused_tracking", refused_tracking),
     ("failing_wbinvd", unclean),
+    ("exclusive_calls", witness::exclusive_calls),
+    ("rebooting_host", witness::rebooting_host),
+    ("invalidations", witness::invalidations),
+    ("provider_calls", witness::provider_calls),
     ("fault_counters", totals),
 ];
 
@@ -37,16 +42,19 @@ pub const SURVIVED: &[(&str, Case)] = &[
 pub const LOST: &[(&str, Case)] = &[
     ("lost_td", lost),
     ("lost_td_with_blocked_pages", lost_with_pages),
-    ("holes_of_a_lost_td", holes_of_a_lost_td),
-    ("slot_of_a_lost_td", slot_of_a_lost_td),
+    ("lost_module", lost_module),
+    ("holes_of_a_lost_td", removal::holes_of_a_lost_td),
+    ("slot_of_a_lost_td", removal::slot_of_a_lost_td),
+    ("hole_while_rebooting", witness::hole_while_rebooting),
     ("td_after_lost_ones", contention),
     ("fault_counters_with_lost_tds", totals),
 ];
 
 /// Cases in which KVM takes what the module says for a bug, and says so.
 pub const BUGS: &[(&str, Case)] = &[
-    ("page_not_removed", page_not_removed),
-    ("page_removed_unclean", page_removed_unclean),
+    ("page_not_removed", removal::page_not_removed),
+    ("page_removed_unclean", removal::page_removed_unclean),
+    ("page_elsewhere", witness::page_elsewhere),
     ("td_after_bugs", contention),
     ("fault_counters_with_bugs", totals),
 ];
@@ -59,7 +67,7 @@ const BUDDY: u64 = 1 << 10;
 const RESERVED: u64 = 1 << 32;
 
 /// How often the rules for each leaf have fired.
-struct Fired(Vec<(String, u64)>);
+pub(super) struct Fired(Vec<(String, u64)>);
 
 impl Fired {
     fn of(&self, leaf: &str) -> u64 {
@@ -91,7 +99,7 @@ fn fired() -> io::Result<Fired> {
 }
 
 /// Has calls fail by these rules while `f` goes on.
-fn while_failing<T>(
+pub(super) fn while_failing<T>(
     rules: &str,
     counters: &mut Counters,
     f: impl FnOnce() -> io::Result<T>,
@@ -102,22 +110,26 @@ fn while_failing<T>(
     fs::write(PLAN, "clear")?;
     let (result, fired) = (result?, fired?);
     fired.check()?;
-    match counters.iter_mut().find(|(n, _)| *n == "injected_faults") {
-        Some((_, n)) => *n += fired.all(),
-        None => counters.push(("injected_faults", fired.all())),
-    }
+    add(counters, "injected_faults", fired.all());
     Ok((result, fired))
+}
+
+fn add(counters: &mut Counters, name: &'static str, more: u64) {
+    match counters.iter_mut().find(|(n, _)| *n == name) {
+        Some((_, n)) => *n += more,
+        None => counters.push((name, more)),
+    }
 }
 
 /// What became of the pages of a file.
 #[derive(Debug, Default)]
-struct Moved {
-    moved: u64,
-    stayed: u64,
+pub(super) struct Moved {
+    pub(super) moved: u64,
+    pub(super) stayed: u64,
 }
 
 /// Moves all of a file, batch by batch, where it can be moved.
-fn move_all(file: &PrivMemFd) -> io::Result<Moved> {
+pub(super) fn move_all(file: &PrivMemFd) -> io::Result<Moved> {
     let size = file.stat()?.size;
     let before = file.pages(0..size)?;
     let mut moved = 0;
@@ -270,7 +282,7 @@ fn page_flags(pages: &[Option<u64>]) -> io::Result<Vec<u64>> {
 }
 
 /// As many of `pages` are kept by the kernel, and none of those are free.
-fn kept(pages: &[Option<u64>], want: u64) -> io::Result<()> {
+pub(super) fn kept(pages: &[Option<u64>], want: u64) -> io::Result<()> {
     let flags = page_flags(pages)?;
     let reserved = flags.iter().filter(|f| **f & RESERVED != 0);
     equal("pages that are reserved", reserved.count() as u64, want)?;
@@ -295,10 +307,8 @@ fn unclean(o: &Options, counters: &mut Counters) -> io::Result<Outcome> {
         // Only the first rule is for good.
         Ok((before, fired.0[0].1))
     })?;
-    println!(
-        "# {failed} of {} pages kept",
-        before.iter().flatten().count()
-    );
+    let there = before.iter().flatten().count();
+    println!("# {failed} of {there} pages kept");
     equal("kept", total("tdx_pages_kept")? - already, failed)?;
     kept(&before, failed)?;
     drop(td);
@@ -307,7 +317,7 @@ fn unclean(o: &Options, counters: &mut Counters) -> io::Result<Outcome> {
 }
 
 /// The file of a TD that was lost is as good as any other for the next TD.
-fn reuse(o: &Options, file: PrivMemFd) -> io::Result<()> {
+pub(super) fn reuse(o: &Options, file: PrivMemFd) -> io::Result<()> {
     let size = file.stat()?.size;
     let at = bind::HERE.start..bind::HERE.start + size;
     let file = Memory::Privmemfd(file);
@@ -389,84 +399,27 @@ fn lost(o: &Options, counters: &mut Counters) -> io::Result<Outcome> {
 }
 
 /// Pages stay blocked: the module has them, and nobody can take them before the TD is gone.
-fn lost_with_pages(o: &Options, counters: &mut Counters) -> io::Result<Outcome> {
-    let rules = "TDH.MEM.PAGE.RELOCATE nth=5 status=0xe000060400000000\n\
-                 TDH.MEM.RANGE.UNBLOCK nth=1 repeat=0 status=0xe000060400000000";
-    let Some(stuck) = lose(o, counters, rules)? else {
+fn lose_pages(o: &Options, counters: &mut Counters, status: &str) -> io::Result<Outcome> {
+    let rules = format!(
+        "TDH.MEM.PAGE.RELOCATE nth=5 status={status}\n\
+         TDH.MEM.RANGE.UNBLOCK nth=1 repeat=0 status={status}"
+    );
+    let Some(stuck) = lose(o, counters, &rules)? else {
         return Ok(Outcome::Skipped(CANNOT_MOVE));
     };
     check(stuck > 0, || "no page stayed blocked".into())?;
-    counters.push(("stuck_pages", stuck));
+    add(counters, "stuck_pages", stuck);
     Ok(Outcome::Passed)
 }
 
-/// KVM cannot take pages from a TD, in which it then is not to run any more: `want` of them, as
-/// `rules` say, while `f` makes KVM try.
-fn not_removed(
-    o: &Options,
-    counters: &mut Counters,
-    rules: &str,
-    want: u64,
-    f: impl FnOnce(&Td, &PrivMemFd) -> io::Result<()>,
-) -> io::Result<Outcome> {
-    let (td, mut vcpus) = booted(o)?;
-    if matches!(td.memory, Memory::Kvm(_)) {
-        return Ok(Outcome::Skipped(CANNOT_MOVE));
-    }
-    let memory = Memory::Privmemfd(movable(bind::SIZE)?);
-    td.bind_file(5, bind::HERE, &memory, 0)?;
-    bind::use_memory(&mut vcpus[0], &bind::HERE)?;
-    let Memory::Privmemfd(file) = memory else {
-        unreachable!()
-    };
-    let before = file.pages(0..bind::SIZE)?;
-    while_failing(rules, counters, || f(&td, &file))?;
-    kept(&before, want)?;
-    let run = vcpus[0].command(Command::Verify, [bind::HERE.start, bind::HERE.end, 8]);
-    let e = run.err().and_then(|e| e.raw_os_error());
-    equal("errno of a vCPU of a lost TD", e.unwrap_or(0), libc::EIO)?;
-    drop(vcpus);
-    drop(td);
-    kept(&before, 0)?;
-    reuse(o, file)?;
-    Ok(Outcome::Passed)
+/// The module has stopped the TD for good.
+fn lost_with_pages(o: &Options, counters: &mut Counters) -> io::Result<Outcome> {
+    lose_pages(o, counters, "0xe000060400000000")
 }
 
-fn punch(_: &Td, file: &PrivMemFd) -> io::Result<()> {
-    file.punch_hole(0..bind::SIZE).map_err(io::Error::other)
-}
-
-fn pages(at: &Range<u64>) -> u64 {
-    (at.end - at.start) / 4096
-}
-
-/// A hole in memory of a TD that the module has stopped for good.
-fn holes_of_a_lost_td(o: &Options, counters: &mut Counters) -> io::Result<Outcome> {
-    let rules = "TDH.MEM.RANGE.BLOCK nth=3 repeat=0 status=0xe000060400000000";
-    not_removed(o, counters, rules, pages(&bind::HERE) - 2, punch)
-}
-
-/// The slot of such memory goes. Its file outlives it, without what the module has.
-fn slot_of_a_lost_td(o: &Options, counters: &mut Counters) -> io::Result<Outcome> {
-    let rules = "TDH.MEM.TRACK nth=2 repeat=0 status=0xe000060400000000\n\
-                 TDH.MEM.PAGE.REMOVE nth=2 repeat=0 status=0xe000060400000000";
-    not_removed(o, counters, rules, pages(&bind::HERE) - 1, |td, file| {
-        td.unbind(5)?;
-        let there = file.pages(0..bind::SIZE)?;
-        equal("pages of the file", there.iter().flatten().count(), 1)
-    })
-}
-
-/// A page that the module would not give back although nothing is wrong with the TD.
-fn page_not_removed(o: &Options, counters: &mut Counters) -> io::Result<Outcome> {
-    let rules = "TDH.MEM.PAGE.REMOVE nth=3 status=0xc000010000000001";
-    not_removed(o, counters, rules, 1, punch)
-}
-
-/// The same, of a page whose caches cannot be written back.
-fn page_removed_unclean(o: &Options, counters: &mut Counters) -> io::Result<Outcome> {
-    let rules = "TDH.PHYMEM.PAGE.WBINVD nth=3 status=0xc000010000000001";
-    not_removed(o, counters, rules, 1, punch)
+/// The module has been shut down.
+fn lost_module(o: &Options, counters: &mut Counters) -> io::Result<Outcome> {
+    lose_pages(o, counters, "0xc000050600000000")
 }
 
 /// All cases together: no guest saw a wrong cell.
