@@ -36,8 +36,9 @@ prepare "$FLAVOUR"
 STOCK_KVM=$KERNEL/arch/x86/kvm
 more=()
 if [ "$NAME" = tdx-host-coverage ]; then
+	# With the call of the architecture that only a KVM for SEV-SNP has; TDX does nothing there.
 	KVM_MODULES=$("$TOP/tools/build/kvm-modules.sh" "$KERNEL" "$(readlink -f "$CACHE/linux")" -- \
-		KCFLAGS="-fprofile-arcs -ftest-coverage" \
+		KCFLAGS="-fprofile-arcs -ftest-coverage -DCONFIG_HAVE_KVM_ARCH_GMEM_INVALIDATE=1" \
 		KBUILD_EXTRA_SYMBOLS="$TEST_MODULES/count.build/Module.symvers") || exit 1
 	# Without our series nothing is counted.
 	STOCK_KVM=$KVM_MODULES

@@ -25,5 +25,6 @@ privmemfd | moves) ;;
 esac
 /tests/td-test "$@"
 status=$?
-no_kernel_report || status=1
+# Of what is there for KVM to notice, it is to say something.
+[ "$1" = bugs ] || no_kernel_report || status=1
 exit $status
