@@ -138,6 +138,11 @@ void privmemfd_helper_unregister_pm_notifier(void);
 int privmemfd_rust_hibernation_prepare(void);
 void privmemfd_rust_hibernation_over(void);
 
+/* helpers/slot.c */
+int privmemfd_helper_slots_read_lock(void);
+void privmemfd_helper_slots_read_unlock(int index);
+void privmemfd_helper_slots_synchronize(void);
+
 /* helpers/tdx.c */
 void privmemfd_helper_flush_folio(struct folio *folio);
 void privmemfd_helper_reset_folio(struct folio *folio);

@@ -160,11 +160,11 @@ pub struct Kvm {
     provider: Atomic<*mut ffi::kvm_gmem_provider_ops>,
 }
 
-type Hosts<'a> = [Option<InUse<'a, ffi::kvm_gmem_host_ops>>; 2];
+type Hosts = [Option<InUse<ffi::kvm_gmem_host_ops>>; 2];
 
 impl Kvm {
     /// KVM is the first.
-    fn hosts(&self) -> Hosts<'_> {
+    fn hosts(&self) -> Hosts {
         [self.kvm.get(), self.other.get()]
     }
 
@@ -296,7 +296,7 @@ fn are_fit<O: Origin>(moves: &[Move<'_, O>], mapping: &Mapping) -> bool {
 /// A range that no VM maps, until this is dropped.
 #[must_use = "guests map the pages again at once when this is not used"]
 pub struct Invalidation<'a, H> {
-    hosts: Hosts<'a>,
+    hosts: Hosts,
     bindings: &'a Bindings,
     pages: Range<usize>,
     held: &'a H,

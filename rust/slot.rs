@@ -2,29 +2,28 @@
 
 //! A pointer that many use at a time, until it is taken back.
 //!
-//! As `kernel::revocable`, for users that sleep.
+//! As `kernel::revocable`, for users that sleep: by SRCU, so that users share no cache line and
+//! whoever takes the pointer back sleeps. `kernel::sync::Srcu` cannot be in a `static`.
 
-use crate::mm::cond_resched;
+use crate::ffi;
 use kernel::{
     prelude::*,
     sync::atomic::{
         Acquire,
         Atomic,
-        Full,
-        Release, //
-    }, //
+        Full, //
+    },
+    types::NotThreadSafe, //
 };
 
 /// A place for a pointer. To be put into a `static`.
 pub(crate) struct Slot<T> {
     /// Null while there is none.
     ptr: Atomic<*mut T>,
-    /// Tasks that may be about to use it.
-    users: Atomic<i32>,
 }
 
-// SAFETY: The slot itself is two atomic words; what may be done with the pointer is up to those
-// who dereference it.
+// SAFETY: The slot itself is an atomic word; what may be done with the pointer is up to those who
+// dereference it.
 unsafe impl<T> Sync for Slot<T> {}
 
 impl<T> Slot<T> {
@@ -32,7 +31,6 @@ impl<T> Slot<T> {
     pub(crate) const fn new() -> Self {
         Self {
             ptr: Atomic::new(core::ptr::null_mut()),
-            users: Atomic::new(0),
         }
     }
 
@@ -50,40 +48,43 @@ impl<T> Slot<T> {
     }
 
     /// The pointer, which stays in use until the result is dropped; `None` if the slot is empty.
-    pub(crate) fn get(&self) -> Option<InUse<'_, T>> {
-        // Fully ordered, as is take(): either this user is seen there, or null here.
-        let _ = self.users.fetch_add(1, Full);
-        let in_use = InUse {
-            slot: self,
-            ptr: self.ptr.load(Acquire),
+    pub(crate) fn get(&self) -> Option<InUse<T>> {
+        let mut in_use = InUse {
+            // SAFETY: Dropping the object ends the read side.
+            index: unsafe { ffi::privmemfd_helper_slots_read_lock() },
+            ptr: core::ptr::null_mut(),
+            _task: NotThreadSafe,
         };
+        // Inside the read side: take() waits for whoever does not see null.
+        in_use.ptr = self.ptr.load(Acquire);
         (!in_use.ptr.is_null()).then_some(in_use)
     }
 
     /// Empties the slot and waits until nobody uses the pointer any more. May sleep.
     pub(crate) fn take(&self) -> *mut T {
         let ptr = self.ptr.xchg(core::ptr::null_mut(), Full);
-        while self.users.load(Acquire) != 0 {
-            cond_resched();
-        }
+        // SAFETY: Process context, not in a read side: nobody who has an `InUse` calls this.
+        unsafe { ffi::privmemfd_helper_slots_synchronize() };
         ptr
     }
 }
 
-/// A pointer in use.
-pub(crate) struct InUse<'a, T> {
-    slot: &'a Slot<T>,
+/// A pointer in use, by the task that has asked for it.
+pub(crate) struct InUse<T> {
     ptr: *mut T,
+    index: i32,
+    _task: NotThreadSafe,
 }
 
-impl<T> InUse<'_, T> {
+impl<T> InUse<T> {
     pub(crate) fn as_ptr(&self) -> *mut T {
         self.ptr
     }
 }
 
-impl<T> Drop for InUse<'_, T> {
+impl<T> Drop for InUse<T> {
     fn drop(&mut self) {
-        let _ = self.slot.users.fetch_add(-1, Release);
+        // SAFETY: The index is that of this object's read side, in the same task.
+        unsafe { ffi::privmemfd_helper_slots_read_unlock(self.index) }
     }
 }
