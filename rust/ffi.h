@@ -36,6 +36,13 @@ struct privmemfd_migrate_hook {
 		       struct folio *src);
 };
 
+/* Where a folio was seen. */
+struct privmemfd_sighting {
+	const struct address_space *mapping;
+	pgoff_t index;
+	unsigned long pfn;
+};
+
 /* Registers of a SEAMCALL. */
 struct privmemfd_seamcall {
 	u64 leaf;
@@ -99,6 +106,7 @@ void privmemfd_helper_filemap_invalidate_unlock_shared(struct address_space *map
 struct folio *privmemfd_helper_filemap_lock_folio(struct address_space *mapping,
 						  pgoff_t index);
 struct folio *privmemfd_helper_folio_alloc(gfp_t gfp);
+struct folio *privmemfd_helper_folio_alloc_away(unsigned long pfn);
 struct folio *privmemfd_helper_folio_alloc_node(gfp_t gfp, int nid);
 void *privmemfd_helper_folio_address(const struct folio *folio);
 void privmemfd_helper_folio_batch_init(struct folio_batch *fbatch);
@@ -117,6 +125,11 @@ bool privmemfd_helper_folio_test_reserved(const struct folio *folio);
 void privmemfd_helper_test_folio_set_kept(struct folio *folio, bool kept);
 struct folio *privmemfd_helper_lock_failed_folio(unsigned long pfn,
 						 const struct address_space_operations *ops);
+struct folio *privmemfd_helper_trylock_folio(unsigned long pfn,
+					     const struct address_space_operations *ops);
+bool privmemfd_helper_find_folio(unsigned long *pfn, unsigned long end,
+				 const struct address_space_operations *ops,
+				 struct privmemfd_sighting *found);
 void privmemfd_helper_folio_set_hwpoison(struct folio *folio);
 bool privmemfd_helper_folio_test_hwpoison(const struct folio *folio);
 bool privmemfd_helper_folio_test_uptodate(const struct folio *folio);

@@ -3,6 +3,7 @@
 //! Memory management: folios, the page cache, NUMA nodes.
 
 pub mod folio;
+pub mod hotplug;
 pub mod mapping;
 
 use crate::ffi;

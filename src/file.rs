@@ -21,9 +21,11 @@
 
 mod allocate;
 mod aops;
+mod batch;
 mod guests;
 mod ioctl;
 mod lost;
+mod offline;
 
 pub(crate) use allocate::drop_kept;
 pub(crate) use lost::start_queue;
@@ -53,7 +55,8 @@ use privmemfd_kernel::{
         Fallocate,
         FileTables,
         Migration,
-        PrivateFile, //
+        PrivateFile,
+        Residents, //
     },
     mm::{
         folio::{
@@ -155,6 +158,10 @@ impl PrivateFile for PrivMem {
 
     fn migrate(file: &Attachment, migration: &Migration<'_>) -> Result {
         aops::migrate(file, migration)
+    }
+
+    fn going_offline(block: &mut Residents<'_, Self>) {
+        offline::clear(block);
     }
 
     fn failed(file: &Attachment, folio: &Locked) {

@@ -52,6 +52,9 @@ use privmemfd_kernel::{
     trace, //
 };
 
+/// Pages moved under one quiesce.
+pub(crate) const BATCH: usize = 32;
+
 /// Who asks for a relocation; the numbers are those of `privmemfd_causes` in the trace events.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub(crate) enum Cause {

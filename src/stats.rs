@@ -57,6 +57,8 @@ pub(crate) struct Totals {
     /// Pages that failed, see `file::aops`.
     pub(crate) pages_poisoned: Counter,
     pub(crate) relocations: Relocations,
+    /// Of those that are done: out of a block that went offline, before mm asked for them.
+    pub(crate) relocated_ahead: Counter,
 }
 
 /// The one instance.
@@ -67,6 +69,7 @@ pub(crate) static TOTALS: Totals = Totals {
     slots_unbound: Counter::new(),
     pages_poisoned: Counter::new(),
     relocations: Relocations::new(),
+    relocated_ahead: Counter::new(),
 };
 
 /// Shows the totals in debugfs, in `privmemfd/`, until the result is dropped.
@@ -92,6 +95,7 @@ pub(crate) fn show() -> Dir {
         c"slots_unbound": TOTALS.slots_unbound;
         c"pages_poisoned": TOTALS.pages_poisoned;
         c"pages_relocated": TOTALS.relocations.done;
+        c"pages_relocated_ahead": TOTALS.relocated_ahead;
         c"refused_pinned": TOTALS.relocations.refused[Refusal::Pinned.index()];
         c"refused_busy": TOTALS.relocations.refused[Refusal::Busy.index()];
         c"refused_guest": TOTALS.relocations.refused[Refusal::Guest.index()];

@@ -18,11 +18,16 @@
 //! [`include/linux/anon_inodes.h`](srctree/include/linux/anon_inodes.h)
 
 mod registration;
+mod residents;
 mod tables;
 #[cfg(CONFIG_KUNIT = "y")]
 mod test_file;
 
 pub use registration::Registration;
+pub use residents::{
+    Residents,
+    Sighting, //
+};
 pub use tables::FileTables;
 #[cfg(CONFIG_KUNIT = "y")]
 pub use test_file::TestFile;
@@ -94,6 +99,11 @@ pub trait PrivateFile: Send + Sync + Sized + 'static {
     ///
     /// `EAGAIN`: mm may try again at once. All others: not now.
     fn migrate(file: &Attached<Self>, migration: &Migration<'_>) -> Result;
+
+    /// A memory block begins to go offline: what the files move out of it now, mm need not ask for
+    /// one by one. May sleep and allocate, see [`Offline`](crate::mm::hotplug::Offline); must not wait
+    /// for a lock under which somebody may do so.
+    fn going_offline(block: &mut Residents<'_, Self>);
 
     /// The memory of `folio` has failed, and it is about to leave the file. Must not wait for the
     /// `invalidate_lock` or fail.

@@ -151,6 +151,40 @@ void privmemfd_helper_test_folio_set_kept(struct folio *folio, bool kept)
 }
 
 /*
+ * The folio at a frame, with a reference, if it is in a file with these operations;
+ * otherwise NULL. The frame has a struct page.
+ */
+static struct folio *get_folio_of(unsigned long pfn, const struct address_space_operations *ops)
+{
+	struct page *page = pfn_to_page(pfn);
+	struct folio *folio = page_folio(page);
+	const struct address_space *mapping;
+	bool ours;
+
+	if (!folio_try_get(folio))
+		return NULL;
+	/* It may have become a part of another, or something that has no mapping. */
+	ours = folio_page(folio, 0) == page && !folio_test_large(folio) &&
+	       page_folio(page) == folio;
+	/* RCU frees what the mapping is a part of. */
+	rcu_read_lock();
+	mapping = ours ? folio_mapping(folio) : NULL;
+	ours = mapping && READ_ONCE(mapping->a_ops) == ops;
+	rcu_read_unlock();
+	if (ours)
+		return folio;
+	folio_put(folio);
+	return NULL;
+}
+
+/* Whether a locked folio is, which keeps the mapping alive. */
+static bool locked_folio_is_of(const struct folio *folio,
+			       const struct address_space_operations *ops)
+{
+	return folio->mapping && folio->mapping->a_ops == ops;
+}
+
+/*
  * The folio at a frame, locked and with a reference, if its memory has failed and
  * it is in a file with these operations; otherwise NULL. The frame has a struct
  * page.
@@ -158,27 +192,86 @@ void privmemfd_helper_test_folio_set_kept(struct folio *folio, bool kept)
 struct folio *privmemfd_helper_lock_failed_folio(unsigned long pfn,
 						 const struct address_space_operations *ops)
 {
-	struct page *page = pfn_to_page(pfn);
-	struct folio *folio = page_folio(page);
-	const struct address_space *mapping;
-	bool ours;
+	struct folio *folio;
 
-	if (!PageHWPoison(page) || !folio_try_get(folio))
+	if (!PageHWPoison(pfn_to_page(pfn)))
 		return NULL;
-	/* RCU frees what the mapping is a part of. */
-	rcu_read_lock();
-	mapping = folio_mapping(folio);
-	ours = mapping && READ_ONCE(mapping->a_ops) == ops;
-	rcu_read_unlock();
-	if (ours) {
-		folio_lock(folio);
-		/* A folio in a mapping keeps it alive while it is locked. */
-		if (folio->mapping && folio->mapping->a_ops == ops)
+	folio = get_folio_of(pfn, ops);
+	if (!folio)
+		return NULL;
+	folio_lock(folio);
+	if (locked_folio_is_of(folio, ops))
+		return folio;
+	folio_unlock(folio);
+	folio_put(folio);
+	return NULL;
+}
+
+/* The same of any folio whose lock is free. */
+struct folio *privmemfd_helper_trylock_folio(unsigned long pfn,
+					     const struct address_space_operations *ops)
+{
+	struct folio *folio = get_folio_of(pfn, ops);
+
+	if (!folio)
+		return NULL;
+	if (folio_trylock(folio)) {
+		if (locked_folio_is_of(folio, ops))
 			return folio;
 		folio_unlock(folio);
 	}
 	folio_put(folio);
 	return NULL;
+}
+
+/*
+ * Look from *pfn on for the first folio of a file with these operations that is on
+ * an LRU list, as mm does for what it can move. *pfn is where to go on. The frames
+ * have a struct page.
+ */
+bool privmemfd_helper_find_folio(unsigned long *pfn, unsigned long end,
+				 const struct address_space_operations *ops,
+				 struct privmemfd_sighting *found)
+{
+	while (*pfn < end) {
+		unsigned long this = (*pfn)++;
+		const struct page *page = pfn_to_page(this);
+		struct folio *folio;
+
+		/* Ours are unevictable. Most others end here. */
+		if (!test_bit(PG_unevictable, &page->flags.f) || !PageLRU(page))
+			continue;
+		folio = get_folio_of(this, ops);
+		if (!folio)
+			continue;
+		found->mapping = READ_ONCE(folio->mapping);
+		found->index = folio->index;
+		found->pfn = this;
+		folio_put(folio);
+		return true;
+	}
+
+	return false;
+}
+
+/*
+ * A folio where mm would put that at a frame whose block goes offline: on another
+ * node if there is one that has memory.
+ */
+struct folio *privmemfd_helper_folio_alloc_away(unsigned long pfn)
+{
+	gfp_t gfp = GFP_KERNEL | __GFP_MOVABLE | __GFP_RETRY_MAYFAIL | __GFP_NOWARN;
+	const struct page *page = pfn_to_page(pfn);
+	nodemask_t nodes = node_states[N_MEMORY];
+	int nid = page_to_nid(page);
+
+	node_clear(nid, nodes);
+	if (nodes_empty(nodes))
+		node_set(nid, nodes);
+	if (page_zonenum(page) == ZONE_MOVABLE)
+		gfp |= __GFP_HIGHMEM;
+
+	return __folio_alloc(gfp, 0, nid, &nodes);
 }
 
 void privmemfd_helper_folio_set_hwpoison(struct folio *folio)

@@ -3,20 +3,16 @@
 //! ioctls on a privmemfd.
 
 use super::{
-    guests::BoundGuests,
-    lost::{
-        self,
-        Loss, //
-    },
+    batch::Batch,
+    lost::Loss,
     Attachment,
     PrivMem, //
 };
 use crate::{
-    backend::software::Software,
     refusal::Refusal,
     relocate::{
         Cause,
-        Plan, //
+        BATCH, //
     },
     uapi, //
 };
@@ -28,12 +24,8 @@ use kernel::{
 };
 use privmemfd_kernel::{
     capability,
-    kvm::Move,
     mm::{
-        folio::{
-            Folio,
-            LockedFolio, //
-        },
+        folio::Folio,
         mapping::{
             alloc_folio,
             Mobility,
@@ -42,8 +34,6 @@ use privmemfd_kernel::{
     }, //
 };
 
-/// Pages moved under one quiesce.
-const BATCH: usize = 32;
 /// Page frame numbers written to user memory at once.
 const CHUNK: usize = 64;
 /// Pages whose statuses are written to user memory at once.
@@ -206,9 +196,7 @@ fn move_batch(
     report: &mut Report<'_>,
 ) -> Result {
     let object: &PrivMem = file.object();
-    let mut pairs = KVec::<(usize, LockedFolio, LockedFolio)>::with_capacity(BATCH, GFP_KERNEL)?;
     let mut fresh = KVec::with_capacity(BATCH, GFP_KERNEL)?;
-    let mut moves = KVec::with_capacity(BATCH, GFP_KERNEL)?;
 
     // New folios first: allocation may sleep for long, and must not do so under folio locks.
     // Move as many as there is memory for.
@@ -225,7 +213,7 @@ fn move_batch(
         }
     }
 
-    let held = file.mapping().lock_shared();
+    let mut batch = Batch::new(file, file.mapping().lock_shared(), fresh.len())?;
     // Rising offsets: two requests at once cannot wait for each other.
     for ((index, seen), dst) in candidates.drain_all().zip(fresh.drain_all()) {
         let Some(src) = file.mapping().lock_folio(index) else {
@@ -237,28 +225,13 @@ fn move_batch(
             // Gone and come back, or moved by somebody else meanwhile: done as well.
             report.ended(index, Ok(src.nid()));
         } else {
-            pairs.push((index, src, Folio::lock(dst)), GFP_KERNEL)?;
+            batch.add(src, dst)?;
         }
     }
-    for (_, src, dst) in &pairs {
-        moves.push(Move::new(src, dst), GFP_KERNEL)?;
-    }
-
-    Plan::new(&mut moves, Cause::Request).run(
-        &held,
-        &BoundGuests(file),
-        &Software,
-        |position, outcome| {
-            object.count(outcome);
-            let (index, src, dst) = &pairs[position];
-            lost::settle(file, src, outcome);
-            match outcome {
-                Ok(()) => report.moved(*index, dst.nid()),
-                Err(reason) => report.refused(*index, reason),
-            }
-        },
-    );
-    Ok(())
+    batch.run(Cause::Request, |src, dst, outcome| match outcome {
+        Ok(()) => report.moved(src.index(), dst.nid()),
+        Err(reason) => report.refused(src.index(), reason),
+    })
 }
 
 /// What a `PRIVMEMFD_MOVE` has done so far, and what it tells of each page.

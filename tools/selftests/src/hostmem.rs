@@ -2,20 +2,27 @@
 //! What the host does to memory: moves, compaction, memory blocks.
 
 use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::process::{Child, ExitCode};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use privmemctl::memory::{Block, MemoryMap};
-use privmemfd_ioctls::PrivMemFd;
+use privmemfd_ioctls::{Mobility, Options, PrivMemFd};
+use rustix::process::Signal;
 use vmm::Exit;
 
-use crate::fixtures::{wait_for, Guest, PAGE, PATIENCE};
+use crate::fixtures::{
+    child, device, in_movable_zone, return_from, signal, wait_for, Guest, PAGE, PATIENCE,
+};
 use crate::ktap::skip;
+
+/// Files that [`offlinable`] makes at most.
+const MOST_FILLERS: usize = 64;
 
 /// `echo 1 > /proc/sys/vm/compact_memory`.
 pub fn compact() {
@@ -57,11 +64,16 @@ impl Drop for CompactUnevictable {
     }
 }
 
+/// One of the module's counters.
+pub fn counter(name: &str) -> u64 {
+    let path = format!("/sys/kernel/debug/privmemfd/{name}");
+    let text = fs::read_to_string(&path).unwrap_or_else(|e| panic!("{path}: {e}"));
+    text.trim().parse().unwrap()
+}
+
 /// Pages of all files that have moved since the module was loaded.
 pub fn pages_relocated() -> u64 {
-    let path = "/sys/kernel/debug/privmemfd/pages_relocated";
-    let text = fs::read_to_string(path).unwrap_or_else(|e| panic!("{path}: {e}"));
-    text.trim().parse().unwrap()
+    counter("pages_relocated")
 }
 
 /// Blocks of movable memory that hold pages of a file.
@@ -73,6 +85,82 @@ pub fn movable_blocks(fd: &PrivMemFd, size: u64) -> Vec<(Block, u64)> {
         .map(|(index, pages)| (map.block(index), pages))
         .filter(|(block, _)| block.is_movable())
         .collect()
+}
+
+/// Whether a block has nothing that the kernel took before there was a zone for what can move:
+/// others never go offline.
+pub fn can_go_offline(block: &Block) -> bool {
+    let pages = MemoryMap::read().unwrap().block_pages();
+    let mut flags = vec![0; pages as usize * 8];
+    let file = File::open("/proc/kpageflags").unwrap();
+    file.read_exact_at(&mut flags, block.index * pages * 8)
+        .unwrap();
+    let reserved = flags.chunks_exact(8).any(|entry| {
+        u64::from_ne_bytes(entry.try_into().expect("eight bytes")) & KPF_RESERVED != 0
+    });
+    block.is_movable() && !reserved
+}
+
+/// A movable file with all its pages, most of them in one block that can go offline.
+pub fn offlinable(size: u64) -> PrivMemFd {
+    filled_offlinable(size, || in_movable_zone(size))
+}
+
+/// The same on a node.
+pub fn offlinable_on(size: u64, node: u32) -> PrivMemFd {
+    let options = Options::new(Mobility::Movable).node(node);
+    filled_offlinable(size, || device().create(size, options).unwrap())
+}
+
+fn filled_offlinable(size: u64, empty: impl Fn() -> PrivMemFd) -> PrivMemFd {
+    // What fills the other blocks meanwhile.
+    let mut fillers = Vec::new();
+    for _ in 0..MOST_FILLERS {
+        let fd = empty();
+        fd.allocate(0..size).unwrap();
+        let fullest = movable_blocks(&fd, size).into_iter().max_by_key(|b| b.1);
+        if fullest.is_some_and(|(block, _)| can_go_offline(&block)) {
+            return fd;
+        }
+        fillers.push(fd);
+    }
+    skip("no block of movable memory can go offline");
+}
+
+/// A process, of a program that answers to [`offlining_role`], that takes a block offline, and ends
+/// with the errno. A signal finds it at that.
+pub fn offlining(block: &Block) -> Child {
+    let mut child = child("offline", &[&block.index.to_string()]);
+    let mut ready = [0];
+    let pipe = child.stdout.as_mut().expect("a pipe");
+    pipe.read_exact(&mut ready).unwrap();
+    child
+}
+
+/// What [`offlining`] has the program do.
+pub fn offlining_role(arguments: &[String]) -> ExitCode {
+    return_from(libc::SIGUSR1);
+    let index = arguments[0].parse().unwrap();
+    let state = MemoryMap::read().unwrap().block(index).dir().join("state");
+    let state = File::options().write(true).open(state).unwrap();
+    print!("!");
+    io::stdout().flush().unwrap();
+    // Not by std, which tries again when a signal has come.
+    let errno = rustix::io::write(&state, b"offline").err();
+    let errno = errno.map_or(0, |e| e.raw_os_error());
+    ExitCode::from(u8::try_from(errno).unwrap())
+}
+
+/// Interrupts a request until it has ended; says with what errno.
+pub fn interrupt(mut request: Child) -> i32 {
+    let mut status = None;
+    let ended = wait_for(PATIENCE, || {
+        signal(&request, Signal::USR1);
+        status = request.try_wait().unwrap();
+        status.is_some()
+    });
+    assert!(ended, "a signal does not end it");
+    status.and_then(|s| s.code()).expect("no signal kills it")
 }
 
 /// Bit of [`page_flags`]: free.

@@ -18,8 +18,11 @@ use std::thread::{self, JoinHandle};
 
 use privmemctl::memory::MemoryMap;
 use selftests::cases;
-use selftests::fixtures::{fails, in_movable_zone, PAGE};
-use selftests::hostmem::{page_flags, KPF_BUDDY, KPF_RESERVED};
+use selftests::fixtures::{fails, in_movable_zone, role, wait_for, PAGE, PATIENCE};
+use selftests::hostmem::{
+    interrupt, movable_blocks, offlinable, offlining, offlining_role, page_flags, KPF_BUDDY,
+    KPF_RESERVED,
+};
 use selftests::ktap::{self, note, skip};
 use selftests::tdx::{emulator, Tdx};
 use tdhost::Command;
@@ -368,6 +371,33 @@ fn stuck_pages_do_not_move() {
     next.verify();
 }
 
+/// The TD is lost in the middle, and its pages stay: mm asks for them until a signal ends it.
+fn a_lost_td_holds_nobody_up() {
+    let tdx = Tdx::on(offlinable(PAGES * PAGE), PAGES, 1).boot();
+    let mut blocks = movable_blocks(&tdx.fd, PAGES * PAGE);
+    blocks.sort_by_key(|(_, pages)| std::cmp::Reverse(*pages));
+    let (block, pages) = &blocks[0];
+    assert!(*pages > 32, "one batch at most");
+    let rule = format!("TDH.MEM.RANGE.BLOCK nth=33 status={:#x}", status::TD_FATAL);
+    let before = tdx.td.stat().unwrap().moved;
+    emulator::write("faults", &rule);
+    let request = offlining(block);
+    let lost = wait_for(PATIENCE, || tdx.td.is_dead());
+    let errno = interrupt(request);
+    emulator::write("faults", "clear");
+    assert!(lost, "the TD is not lost");
+    assert_eq!(errno, libc::EINTR);
+    assert!(MemoryMap::read().unwrap().block(block.index).online);
+    // The first batch had gone before, and those of the second that were blocked already.
+    let moved = tdx.td.stat().unwrap().moved - before;
+    assert!(moved >= 32 && moved < *pages, "{moved} of {pages} moved");
+    assert_eq!(tdx.fd.stat().unwrap().pages, PAGES);
+    assert_eq!(emulator::stray_writes(), 0, "the host wrote to a TD's page");
+    drop(tdx);
+    block.set_state("offline").unwrap();
+    block.set_state("online_movable").unwrap();
+}
+
 /// One case for each leaf and each [`When`].
 macro_rules! cells {
     ($($function:ident = $leaf:ident $when:ident;)*) => {
@@ -401,6 +431,9 @@ cells! {
 }
 
 fn main() -> ExitCode {
+    if let Some((_, arguments)) = role() {
+        return offlining_role(&arguments);
+    }
     ktap::main(cases![
         "the first RANGE.BLOCK fails" => block_first,
         "the second RANGE.BLOCK fails" => block_second,
@@ -423,6 +456,7 @@ fn main() -> ExitCode {
         "some PAGE.WBINVD fail" => wbinvd_random,
         "every PAGE.WBINVD fails" => wbinvd_always,
         "a page that cannot be taken back is kept until the TD is gone" => pages_are_kept_until_the_td_is_gone,
+        "a TD that is lost while its block goes offline holds nobody up" => a_lost_td_holds_nobody_up,
         "a page that a lost TD has kept is no page of the file any more" => stuck_pages_do_not_move,
     ])
 }

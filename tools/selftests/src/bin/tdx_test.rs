@@ -15,7 +15,7 @@ use selftests::cases;
 use selftests::fixtures::{
     ballast, fails, file, in_movable_zone, movable, unload, wait_for, Guest, PAGE, PATIENCE,
 };
-use selftests::hostmem::{compact, movable_blocks, settle};
+use selftests::hostmem::{compact, movable_blocks, offlinable, settle};
 use selftests::ktap::{self, note, skip};
 use selftests::tdx::emulator::{clear_counters, Counters};
 use selftests::tdx::{device, pin_to, Crew, Tdx};
@@ -162,6 +162,26 @@ fn offline_moves_pages() {
     if offlined == 0 {
         skip("every block with pages refused to go offline, see above");
     }
+}
+
+/// As on request: mm would have each page kick the vCPU.
+fn offline_moves_pages_in_batches() {
+    let tdx = Tdx::on(offlinable(PAGES * PAGE), PAGES, 1).boot();
+    let mut blocks = movable_blocks(&tdx.fd, PAGES * PAGE);
+    blocks.sort_by_key(|(_, pages)| std::cmp::Reverse(*pages));
+    let (block, pages) = &blocks[0];
+    let kicks = tdx.td.stat().unwrap().kicks;
+    clear_counters();
+    block.set_state("offline").unwrap();
+    let c = Counters::read();
+    let kicks = tdx.td.stat().unwrap().kicks - kicks;
+    let left = movable_blocks(&tdx.fd, PAGES * PAGE);
+    block.set_state("online_movable").unwrap();
+    assert!(left.iter().all(|(b, _)| b.index != block.index));
+    assert_eq!(c.calls("TDH.MEM.PAGE.RELOCATE"), *pages);
+    assert_eq!(c.calls("TDH.MEM.TRACK"), pages.div_ceil(BATCH));
+    assert_eq!(kicks, pages.div_ceil(BATCH));
+    tdx.verify();
 }
 
 fn pending_pages_move() {
@@ -471,6 +491,7 @@ fn main() -> ExitCode {
         "a running TD keeps every byte over MOVE" => a_running_td_keeps_every_byte,
         "compaction moves a TD's pages and keeps content" => compaction_moves_pages,
         "offlining a memory block moves a running TD's pages" => offline_moves_pages,
+        "offlining a memory block kicks the vCPU once for a batch" => offline_moves_pages_in_batches,
         "pages that wait to be accepted move, and are accepted then" => pending_pages_move,
         "pages of a TD that is being built move without BLOCK and TRACK" => a_td_that_is_built_moves_without_tracking,
         "pages that the TD has not move without SEAMCALLs" => pages_that_the_td_has_not_move_without_seamcalls,

@@ -1,0 +1,99 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A memory block goes offline: its pages leave it in batches, before mm asks for the first.
+//!
+//! What is in the way of one, mm meets as well when it comes to it, and has rules for. So nothing is
+//! waited for here, neither a page nor a file that somebody is at work on, nor is anything tried
+//! again, and whatever goes wrong leaves the rest to mm: a shortage of memory, a signal.
+
+use super::{
+    batch::Batch,
+    Attachment,
+    PrivMem, //
+};
+use crate::{
+    relocate::{
+        Cause,
+        BATCH, //
+    },
+    stats::TOTALS, //
+};
+use kernel::{
+    alloc::KVVec,
+    current,
+    prelude::*, //
+};
+use privmemfd_kernel::{
+    fs::private_file::{
+        Residents,
+        Sighting, //
+    },
+    mm::mapping::Mobility, //
+};
+
+/// Pages that are sorted by file at a time, so that many files with pages all over the block make
+/// full batches all the same: 96 KiB.
+const WINDOW: usize = 4096;
+
+/// Moves what the files have in `block`.
+pub(super) fn clear(block: &mut Residents<'_, PrivMem>) {
+    // What has not moved is mm's.
+    let _ = try_clear(block);
+}
+
+/// # Errors
+///
+/// `EINTR`: a signal is pending. `ENOMEM`.
+fn try_clear(block: &mut Residents<'_, PrivMem>) -> Result {
+    let mut seen = KVVec::with_capacity(WINDOW, GFP_KERNEL)?;
+    loop {
+        block.look(&mut seen);
+        if seen.is_empty() {
+            return Ok(());
+        }
+        seen.sort_unstable();
+        for of_one in seen.chunk_by(Sighting::same_file) {
+            // The first that tells whose they are.
+            if let Some(file) = of_one.iter().find_map(|page| block.file(page)) {
+                clear_of(&file, of_one, block)?;
+            }
+        }
+    }
+}
+
+/// Moves those of `pages`, all of `file`, that nothing is in the way of.
+fn clear_of(file: &Attachment, pages: &[Sighting], block: &Residents<'_, PrivMem>) -> Result {
+    if file.object().mobility == Mobility::Pinned {
+        return Ok(());
+    }
+    for pages in pages.chunks(BATCH) {
+        if current!().signal_pending() {
+            return Err(EINTR);
+        }
+        // New folios first: allocation may sleep for long, and must not do so under folio locks.
+        let mut fresh = KVec::with_capacity(pages.len(), GFP_KERNEL)?;
+        for _ in pages {
+            fresh.push(block.block().alloc_away()?, GFP_KERNEL)?;
+        }
+        let Some(held) = file.mapping().try_lock_shared() else {
+            return Ok(());
+        };
+        let mut batch = Batch::new(file, held, pages.len())?;
+        for (page, dst) in pages.iter().zip(fresh.drain_all()) {
+            // What is lost mm is told when it asks.
+            let lost = &file.object().lost;
+            if let Some(src) = block
+                .try_lock(file, page)
+                .filter(|src| !src.is_unusable() && lost.get(src.index()).is_none())
+            {
+                batch.add(src, dst)?;
+            }
+        }
+        batch.run(Cause::Mm, |_, _, outcome| {
+            if outcome.is_ok() {
+                TOTALS.relocated_ahead.add(1);
+            }
+        })?;
+    }
+    Ok(())
+}
