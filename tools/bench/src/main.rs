@@ -13,8 +13,8 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-use measure::Amount;
-use report::{Report, Unit};
+use measure::{Amount, Notes};
+use report::{Pair, Report, Unit};
 
 /// Measure what moving and populating private memory costs.
 ///
@@ -34,10 +34,15 @@ struct Cli {
     /// The machine's clock counts instructions, one a nanosecond
     #[arg(long)]
     instructions: bool,
+    /// These only, of populate, request, mapped, core, growth and tdx
+    #[arg(long, value_delimiter = ',', value_name = "WHAT")]
+    only: Vec<String>,
     /// Write the figures to this file
     #[arg(long)]
     json: Option<PathBuf>,
 }
+
+type Measurement<T> = fn(Amount, &mut Notes) -> anyhow::Result<Vec<T>>;
 
 fn run(cli: &Cli) -> anyhow::Result<Report> {
     let unit = match cli.instructions {
@@ -50,12 +55,26 @@ fn run(cli: &Cli) -> anyhow::Result<Report> {
         unit,
     };
     let mut notes = Vec::new();
-    let mut pairs = measure::populate(amount, &mut notes)?;
-    pairs.extend(measure::request(amount, &mut notes)?);
-    pairs.extend(measure::request_mapped(amount, &mut notes)?);
-    pairs.extend(measure::offline(amount, &mut notes)?);
-    let growth = measure::growth(amount, &mut notes)?;
-    let tdx = measure::tdx(amount, &mut notes)?;
+    let wanted = |what: &str| cli.only.is_empty() || cli.only.iter().any(|only| only == what);
+    let all: [(&str, Measurement<Pair>); 4] = [
+        ("populate", measure::populate),
+        ("request", measure::request),
+        ("mapped", measure::request_mapped),
+        ("core", measure::offline),
+    ];
+    let mut pairs = Vec::new();
+    for (what, measure) in all {
+        if wanted(what) {
+            pairs.extend(measure(amount, &mut notes)?);
+        }
+    }
+    let (mut growth, mut tdx) = (Vec::new(), Vec::new());
+    if wanted("growth") {
+        growth = measure::growth(amount, &mut notes)?;
+    }
+    if wanted("tdx") {
+        tdx = measure::tdx(amount, &mut notes)?;
+    }
     let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     Ok(Report {
         kernel: release.trim().into(),

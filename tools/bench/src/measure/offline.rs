@@ -26,7 +26,8 @@ fn fullest(pfns: &[Option<u64>], refused: &[u64]) -> anyhow::Result<Option<(Bloc
         .max_by_key(|(_, pages)| *pages))
 }
 
-fn take_offline(block: &Block) -> anyhow::Result<Duration> {
+/// Takes a block offline and back; says how long the former took.
+pub fn take_offline(block: &Block) -> anyhow::Result<Duration> {
     let ((), took) = timed(|| Ok(block.set_state("offline")?))?;
     block.set_state("online_movable")?;
     Ok(took)

@@ -1,23 +1,66 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Pages of a TD: what is asked of the TDX module for each.
 
+use std::cmp::Reverse;
 use std::fs;
 use std::path::Path;
+use std::time::Duration;
 
 use selftests::fixtures::PAGE;
+use selftests::hostmem::{movable_blocks, offlinable};
 use selftests::tdx::emulator::{clear_counters, Counters};
 use selftests::tdx::Tdx;
 use tdhost::MOVE_LEAVES;
 
+use super::offline::take_offline;
 use super::{per_page, timed, Amount, Notes};
 use crate::report::{Calls, Unit};
 
 const KICKS: &str = "/sys/kernel/debug/privmemfd/tdx_kicks";
 /// Pages of the TD.
 const PAGES: u64 = 512;
+/// Pages of the TD whose block goes offline.
+const BLOCK_PAGES: u64 = 16384;
 
 fn kicks() -> anyhow::Result<u64> {
     Ok(fs::read_to_string(KICKS)?.trim().parse()?)
+}
+
+/// What the TDX module was asked for.
+struct Taken {
+    calls: u64,
+    cycles: u64,
+    kicks: u64,
+}
+
+impl Taken {
+    /// Since [`clear_counters`], when there had been so many kicks.
+    fn since(before: u64) -> anyhow::Result<Self> {
+        let counters = Counters::read();
+        let sum = |kind| {
+            let leaves = MOVE_LEAVES.iter();
+            leaves.map(|l| counters.ended(l, kind)).sum::<u64>()
+        };
+        Ok(Self {
+            calls: sum("calls"),
+            cycles: sum("cycles"),
+            kicks: kicks()? - before,
+        })
+    }
+
+    fn per_page(&self, name: &'static str, unit: Unit, pages: u64, took: Duration) -> Calls {
+        let per = |n: u64| n as f64 / pages as f64;
+        Calls {
+            name,
+            pages,
+            seamcalls_per_page: per(self.calls),
+            kicks_per_page: per(self.kicks),
+            host_per_page: match unit {
+                Unit::Instructions => Some(per_page(took, pages) - per(self.cycles)),
+                Unit::Ns => None,
+            },
+        }
+    }
 }
 
 fn measured(
@@ -28,27 +71,37 @@ fn measured(
     clear_counters();
     let before = kicks()?;
     let (pages, took) = timed(work)?;
-    let counters = Counters::read();
-    let sum = |kind| {
-        MOVE_LEAVES
-            .iter()
-            .map(|l| counters.ended(l, kind))
-            .sum::<u64>()
-    };
-    let per = |n: u64| n as f64 / pages as f64;
-    Ok(Calls {
-        name,
-        pages,
-        seamcalls_per_page: per(sum("calls")),
-        kicks_per_page: per(kicks()? - before),
-        host_per_page: match unit {
-            Unit::Instructions => Some(per_page(took, pages) - per(sum("cycles"))),
-            Unit::Ns => None,
-        },
-    })
+    Ok(Taken::since(before)?.per_page(name, unit, pages, took))
 }
 
-/// A range at once, then page by page, of a TD with a vCPU.
+/// A block that a TD has pages in goes offline, beyond what the block costs when they are away.
+fn offline(unit: Unit, notes: &mut Notes) -> anyhow::Result<Option<Calls>> {
+    let size = BLOCK_PAGES * PAGE;
+    let fd = offlinable(size);
+    let td = Tdx::on(fd, BLOCK_PAGES, 1).boot();
+    let mut blocks = movable_blocks(&td.fd, size);
+    blocks.sort_by_key(|(_, pages)| Reverse(*pages));
+    for (block, pages) in blocks {
+        clear_counters();
+        let before = kicks()?;
+        let Ok(took) = take_offline(&block) else {
+            continue;
+        };
+        let calls = Taken::since(before)?;
+        let empty = take_offline(&block)?;
+        td.verify();
+        return Ok(Some(calls.per_page(
+            "offline",
+            unit,
+            pages,
+            took.saturating_sub(empty),
+        )));
+    }
+    notes.push("no block with a TD's pages goes offline".into());
+    Ok(None)
+}
+
+/// A range at once, then page by page, then a block, of a TD with a vCPU.
 pub fn tdx(amount: Amount, notes: &mut Notes) -> anyhow::Result<Vec<Calls>> {
     if !Path::new(tdhost::DEVICE).exists() {
         notes.push(format!("no {}: no TDs", tdhost::DEVICE));
@@ -64,5 +117,8 @@ pub fn tdx(amount: Amount, notes: &mut Notes) -> anyhow::Result<Vec<Calls>> {
             .sum()
     })?;
     td.verify();
-    Ok(vec![range, single])
+    drop(td);
+    let mut all = vec![range, single];
+    all.extend(offline(amount.unit, notes)?);
+    Ok(all)
 }
