@@ -121,6 +121,7 @@ int privmemfd_helper_folio_nid(const struct folio *folio);
 struct address_space *privmemfd_helper_folio_mapping(const struct folio *folio);
 unsigned long privmemfd_helper_folio_pfn(const struct folio *folio);
 void privmemfd_helper_folio_put(struct folio *folio);
+void privmemfd_helper_folio_clear_uptodate(struct folio *folio);
 bool privmemfd_helper_folio_test_reserved(const struct folio *folio);
 void privmemfd_helper_test_folio_set_kept(struct folio *folio, bool kept);
 struct folio *privmemfd_helper_lock_failed_folio(unsigned long pfn,

@@ -12,6 +12,7 @@ use crate::{
         },
         mapping::{
             replace_folio,
+            Left,
             Lru, //
         }, //
     }, //
@@ -119,7 +120,7 @@ impl<'a, O: Origin> Move<'a, O> {
     /// What the hardware has moved cannot be taken back: the file follows at once.
     pub(super) fn follow(&self) {
         if self.0.result == ffi::KVM_GMEM_MOVE_DONE as i32 {
-            replace_folio(self.src(), self.dst(), O::LRU);
+            replace_folio(self.src(), self.dst(), O::LRU, Left::Nothing);
         }
     }
 
@@ -205,7 +206,7 @@ impl<O: Origin> Quiesced<'_, O> {
     pub fn commit(mut self) -> Result {
         match self.content {
             Content::Old | Content::Partial => return Err(EINVAL),
-            Content::Copied => replace_folio(self.src, self.dst, O::LRU),
+            Content::Copied => replace_folio(self.src, self.dst, O::LRU, Left::Content),
             Content::Moved => {}
         }
         self.content = Content::Moved;

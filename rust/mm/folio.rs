@@ -247,6 +247,13 @@ impl Locked {
 /// The folio lock is held and belongs to this object.
 #[must_use = "the folio is unlocked at once when it is not used"]
 pub struct LockedFolio(ARef<Folio>);
+    /// Says that the content, see [`Folio::has_content`], is elsewhere, and that nobody can come by
+    /// it here.
+    pub(crate) fn set_no_content(&self) {
+        // SAFETY: The folio is valid and locked.
+        unsafe { ffi::privmemfd_helper_folio_clear_uptodate(self.as_ptr()) }
+    }
+
 
 impl LockedFolio {
     /// Takes over a reference and the lock.

@@ -353,11 +353,24 @@ pub enum Lru {
 /// Puts `dst` in the place of `src` in the page cache. Cannot fail.
 ///
 /// `src` is in a mapping, `dst` is in none, and guests are kept off `src`; if `src` has left its file
+/// What the old folio still holds.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub(crate) enum Left {
+    /// The content, if there is one: it is to be erased.
+    Content,
+    /// What says nothing to anybody: the hardware has taken the content away.
+    Nothing,
+}
+
+/// Puts `dst` in the place of `src` in the page cache. Cannot fail.
+///
+/// `src` is in a mapping, `dst` is in none, and guests are kept off `src`; if `src` has left its file
 /// since that was so, nothing is changed.
 ///
 /// `dst` takes over that there is content (or not); it is dirty like every page of the mapping.
-/// `src` leaves the file: its `free_folio` callback runs, references that others hold stay good.
-pub(crate) fn replace_folio(src: &Locked, dst: &Locked, lru: Lru) {
+/// `src` leaves the file: its `free_folio` callback runs, which erases what is `left` if that is
+/// content; references that others hold stay good.
+pub(crate) fn replace_folio(src: &Locked, dst: &Locked, lru: Lru, left: Left) {
     if src.mapping().is_null() || !dst.mapping().is_null() {
         return;
     }
@@ -365,6 +378,9 @@ pub(crate) fn replace_folio(src: &Locked, dst: &Locked, lru: Lru) {
 
     // SAFETY: Both folios are valid and locked; `src` is in a page cache and `dst` is in none, as
     // was just checked, and both stay that way while they are locked.
+    if left == Left::Nothing {
+        src.set_no_content();
+    }
     unsafe { bindings::replace_page_cache_folio(src.as_ptr(), dst.as_ptr()) };
     if content {
         dst.set_has_content();
