@@ -43,6 +43,13 @@ struct privmemfd_sighting {
 	unsigned long pfn;
 };
 
+/* Where folios go whose block goes offline. */
+struct privmemfd_away {
+	gfp_t gfp;
+	int nid;
+	nodemask_t nodes;
+};
+
 /* Registers of a SEAMCALL. */
 struct privmemfd_seamcall {
 	u64 leaf;
@@ -106,13 +113,15 @@ void privmemfd_helper_filemap_invalidate_unlock_shared(struct address_space *map
 struct folio *privmemfd_helper_filemap_lock_folio(struct address_space *mapping,
 						  pgoff_t index);
 struct folio *privmemfd_helper_folio_alloc(gfp_t gfp);
-struct folio *privmemfd_helper_folio_alloc_away(unsigned long pfn);
+void privmemfd_helper_away(unsigned long pfn, struct privmemfd_away *away);
+struct folio *privmemfd_helper_folio_alloc_away(struct privmemfd_away *away);
 struct folio *privmemfd_helper_folio_alloc_node(gfp_t gfp, int nid);
 void *privmemfd_helper_folio_address(const struct folio *folio);
 void privmemfd_helper_folio_batch_init(struct folio_batch *fbatch);
 void privmemfd_helper_folio_batch_release(struct folio_batch *fbatch);
 void privmemfd_helper_folio_clear_active(struct folio *folio);
 void privmemfd_helper_folio_clear_unevictable(struct folio *folio);
+void privmemfd_helper_folio_clear_uptodate(struct folio *folio);
 void privmemfd_helper_folio_get(struct folio *folio);
 pgoff_t privmemfd_helper_folio_index(const struct folio *folio);
 void privmemfd_helper_folio_lock(struct folio *folio);
@@ -121,7 +130,6 @@ int privmemfd_helper_folio_nid(const struct folio *folio);
 struct address_space *privmemfd_helper_folio_mapping(const struct folio *folio);
 unsigned long privmemfd_helper_folio_pfn(const struct folio *folio);
 void privmemfd_helper_folio_put(struct folio *folio);
-void privmemfd_helper_folio_clear_uptodate(struct folio *folio);
 bool privmemfd_helper_folio_test_reserved(const struct folio *folio);
 void privmemfd_helper_test_folio_set_kept(struct folio *folio, bool kept);
 struct folio *privmemfd_helper_lock_failed_folio(unsigned long pfn,
@@ -131,7 +139,10 @@ struct folio *privmemfd_helper_trylock_folio(unsigned long pfn,
 bool privmemfd_helper_find_folio(unsigned long *pfn, unsigned long end,
 				 const struct address_space_operations *ops,
 				 struct privmemfd_sighting *found);
+struct folio *privmemfd_helper_trylock_folio_in(unsigned long pfn,
+						const struct address_space *mapping);
 void privmemfd_helper_folio_set_hwpoison(struct folio *folio);
+void privmemfd_helper_folio_set_index(struct folio *folio, pgoff_t index);
 bool privmemfd_helper_folio_test_hwpoison(const struct folio *folio);
 bool privmemfd_helper_folio_test_uptodate(const struct folio *folio);
 unsigned int privmemfd_helper_folio_zonenum(const struct folio *folio);

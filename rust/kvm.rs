@@ -246,7 +246,7 @@ impl Kvm {
     /// # Errors
     ///
     /// `EINVAL`, and nothing has changed: `held` is the lock of another file, a `src` is in another
-    /// file, a `dst` is in any, or one of them occurs twice.
+    /// file, their offsets do not rise, a `dst` is in any file or occurs twice.
     pub fn relocate<T: Provider, O: Origin>(
         &self,
         file: &Attached<T>,
@@ -283,14 +283,20 @@ impl Kvm {
 
 /// Whether each `src` is in the file, each `dst` in none, and no folio there twice.
 fn are_fit<O: Origin>(moves: &[Move<'_, O>], mapping: &Mapping) -> bool {
-    moves.iter().enumerate().all(|(nr, mv)| {
-        let (src, dst) = (mv.src(), mv.dst());
-        src.mapping() == mapping.as_ptr()
-            && dst.mapping().is_null()
-            && moves[..nr]
-                .iter()
-                .all(|other| !core::ptr::eq(other.src(), src) && !core::ptr::eq(other.dst(), dst))
-    })
+    let at = |mv: &Move<'_, O>| mv.src().index();
+    let fit = moves.is_sorted_by(|one, next| at(one) < at(next))
+        && moves
+            .iter()
+            .all(|mv| mv.src().mapping() == mapping.as_ptr() && mv.dst().mapping().is_null());
+    if !fit || moves.len() < 2 {
+        return fit;
+    }
+    // Who is in no file has no use for an offset: here it is the number of the last that names it.
+    for (nr, mv) in moves.iter().enumerate() {
+        mv.dst().set_index(nr);
+    }
+    let is_last = |(nr, mv): (usize, &Move<'_, O>)| mv.dst().index() == nr;
+    moves.iter().enumerate().all(is_last)
 }
 
 /// A range that no VM maps, until this is dropped.

@@ -192,10 +192,10 @@ impl PrivateFile for PrivMem {
 }
 
 impl PrivMem {
-    /// Counts how the relocation of one page has ended.
-    fn count(&self, outcome: Result<(), Refusal>) {
-        self.relocations.count(outcome);
-        TOTALS.relocations.count(outcome);
+    /// Counts how the relocation of so many pages has ended.
+    fn count(&self, outcome: Result<(), Refusal>, pages: u64) {
+        self.relocations.count(outcome, pages);
+        TOTALS.relocations.count(outcome, pages);
     }
 }
 

@@ -30,11 +30,11 @@ impl Relocations {
         }
     }
 
-    /// Counts one page.
-    pub(crate) fn count(&self, outcome: Result<(), Refusal>) {
+    /// Counts so many pages.
+    pub(crate) fn count(&self, outcome: Result<(), Refusal>, pages: u64) {
         match outcome {
-            Ok(()) => self.done.add(1),
-            Err(reason) => self.refused[reason.index()].add(1),
+            Ok(()) => self.done.add(pages),
+            Err(reason) => self.refused[reason.index()].add(pages),
         }
     }
 

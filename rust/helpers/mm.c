@@ -106,6 +106,11 @@ pgoff_t privmemfd_helper_folio_index(const struct folio *folio)
 	return folio->index;
 }
 
+void privmemfd_helper_folio_set_index(struct folio *folio, pgoff_t index)
+{
+	folio->index = index;
+}
+
 void privmemfd_helper_folio_lock(struct folio *folio)
 {
 	folio_lock(folio);
@@ -212,7 +217,7 @@ struct folio *privmemfd_helper_lock_failed_folio(unsigned long pfn,
 	return NULL;
 }
 
-/* The same of any folio whose lock is free. */
+/* The same of any folio of these files whose lock is free. */
 struct folio *privmemfd_helper_trylock_folio(unsigned long pfn,
 					     const struct address_space_operations *ops)
 {
@@ -222,6 +227,26 @@ struct folio *privmemfd_helper_trylock_folio(unsigned long pfn,
 		return NULL;
 	if (folio_trylock(folio)) {
 		if (locked_folio_is_of(folio, ops))
+			return folio;
+		folio_unlock(folio);
+	}
+	folio_put(folio);
+	return NULL;
+}
+
+/*
+ * The same of this file, which does not go away: nobody else's mapping has to be
+ * looked at.
+ */
+struct folio *privmemfd_helper_trylock_folio_in(unsigned long pfn,
+						const struct address_space *mapping)
+{
+	struct folio *folio = page_folio(pfn_to_page(pfn));
+
+	if (READ_ONCE(folio->mapping) != mapping || !folio_try_get(folio))
+		return NULL;
+	if (folio_trylock(folio)) {
+		if (folio->mapping == mapping && folio_pfn(folio) == pfn)
 			return folio;
 		folio_unlock(folio);
 	}
@@ -260,23 +285,26 @@ bool privmemfd_helper_find_folio(unsigned long *pfn, unsigned long end,
 }
 
 /*
- * A folio where mm would put that at a frame whose block goes offline: on another
- * node if there is one that has memory.
+ * Where mm would put a folio at a frame whose block goes offline: on another node if
+ * there is one that has memory. Does not change before the block has gone.
  */
-struct folio *privmemfd_helper_folio_alloc_away(unsigned long pfn)
+void privmemfd_helper_away(unsigned long pfn, struct privmemfd_away *away)
 {
-	gfp_t gfp = GFP_KERNEL | __GFP_MOVABLE | __GFP_RETRY_MAYFAIL | __GFP_NOWARN;
 	const struct page *page = pfn_to_page(pfn);
-	nodemask_t nodes = node_states[N_MEMORY];
-	int nid = page_to_nid(page);
 
-	node_clear(nid, nodes);
-	if (nodes_empty(nodes))
-		node_set(nid, nodes);
+	away->nid = page_to_nid(page);
+	away->nodes = node_states[N_MEMORY];
+	node_clear(away->nid, away->nodes);
+	if (nodes_empty(away->nodes))
+		node_set(away->nid, away->nodes);
+	away->gfp = GFP_KERNEL | __GFP_MOVABLE | __GFP_RETRY_MAYFAIL | __GFP_NOWARN;
 	if (page_zonenum(page) == ZONE_MOVABLE)
-		gfp |= __GFP_HIGHMEM;
+		away->gfp |= __GFP_HIGHMEM;
+}
 
-	return __folio_alloc(gfp, 0, nid, &nodes);
+struct folio *privmemfd_helper_folio_alloc_away(struct privmemfd_away *away)
+{
+	return __folio_alloc(away->gfp, 0, away->nid, &away->nodes);
 }
 
 void privmemfd_helper_folio_set_hwpoison(struct folio *folio)

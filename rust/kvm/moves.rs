@@ -94,12 +94,14 @@ impl<'a, O: Origin> Move<'a, O> {
     }
 
     /// The folio that is to make room.
+    #[inline]
     pub fn src(&self) -> &'a Locked {
         // SAFETY: between() had it from a `&'a Locked`, and KVM does not change it.
         unsafe { Locked::from_raw(self.0.src) }
     }
 
     /// The folio that is to take its place.
+    #[inline]
     pub fn dst(&self) -> &'a Locked {
         // SAFETY: between() had it from a `&'a Locked`, and KVM does not change it.
         unsafe { Locked::from_raw(self.0.dst) }
@@ -252,12 +254,14 @@ impl GfnMove<'_> {
     }
 
     /// The folio that is to make room.
+    #[inline]
     pub fn src(&self) -> &Locked {
         // SAFETY: By the type invariant.
         unsafe { Locked::from_raw((*self.0.move_).src) }
     }
 
     /// The folio that is to take its place.
+    #[inline]
     pub fn dst(&self) -> &Locked {
         // SAFETY: By the type invariant.
         unsafe { Locked::from_raw((*self.0.move_).dst) }

@@ -79,6 +79,7 @@ impl Folio {
     /// # Safety
     ///
     /// `ptr` is a valid order-0 folio that keeps a reference for all of `'a`.
+    #[inline]
     pub(crate) unsafe fn from_raw<'a>(ptr: *mut bindings::folio) -> &'a Self {
         // SAFETY: By the caller's promise; the type is transparent.
         unsafe { &*ptr.cast() }
@@ -89,22 +90,26 @@ impl Folio {
     /// # Safety
     ///
     /// `ptr` is a valid order-0 folio, and the caller owns a reference and gives it away.
+    #[inline]
     pub(crate) unsafe fn own(ptr: NonNull<bindings::folio>) -> ARef<Self> {
         // SAFETY: By the caller's promise; the type is transparent.
         unsafe { ARef::from_raw(ptr.cast()) }
     }
 
+    #[inline]
     pub(crate) fn as_ptr(&self) -> *mut bindings::folio {
         self.0.get()
     }
 
     /// Page frame number.
+    #[inline]
     pub fn pfn(&self) -> usize {
         // SAFETY: The folio is valid by the type invariant.
         unsafe { ffi::privmemfd_helper_folio_pfn(self.as_ptr()) }
     }
 
     /// NUMA node that the folio lies on.
+    #[inline]
     pub fn nid(&self) -> i32 {
         // SAFETY: The folio is valid by the type invariant.
         unsafe { ffi::privmemfd_helper_folio_nid(self.as_ptr()) }
@@ -126,6 +131,7 @@ impl Folio {
     }
 
     /// Page offset in the file that the folio belongs to, or belonged to if it has left it.
+    #[inline]
     pub(crate) fn index_hint(&self) -> usize {
         // SAFETY: The folio is valid by the type invariant.
         unsafe { ffi::privmemfd_helper_folio_index(self.as_ptr()) }
@@ -133,6 +139,7 @@ impl Folio {
 
     /// Tells whether the TDX module does not give the folio back before its TD is destroyed
     /// (`PG_reserved`). KVM has a reference to it for as long.
+    #[inline]
     pub fn is_kept(&self) -> bool {
         // SAFETY: The folio is valid by the type invariant.
         unsafe { ffi::privmemfd_helper_folio_test_reserved(self.as_ptr()) }
@@ -140,6 +147,7 @@ impl Folio {
 
     /// Tells whether the memory of the folio must not be used: it has failed (`PG_hwpoison`), or is
     /// kept. Such a folio is not moved, given to a guest or erased.
+    #[inline]
     pub fn is_unusable(&self) -> bool {
         // SAFETY: The folio is valid by the type invariant.
         let poisoned = unsafe { ffi::privmemfd_helper_folio_test_hwpoison(self.as_ptr()) };
@@ -147,12 +155,14 @@ impl Folio {
     }
 
     /// Tells whether the folio holds content that somebody may come back for (`PG_uptodate`).
+    #[inline]
     pub fn has_content(&self) -> bool {
         // SAFETY: The folio is valid by the type invariant.
         unsafe { ffi::privmemfd_helper_folio_test_uptodate(self.as_ptr()) }
     }
 
     /// Takes the folio lock. May sleep.
+    #[inline]
     pub fn lock(this: ARef<Self>) -> LockedFolio {
         // SAFETY: The folio is valid by the type invariant.
         unsafe { ffi::privmemfd_helper_folio_lock(this.as_ptr()) };
@@ -172,6 +182,7 @@ pub struct Locked(Folio);
 impl Deref for Locked {
     type Target = Folio;
 
+    #[inline]
     fn deref(&self) -> &Folio {
         &self.0
     }
@@ -184,18 +195,29 @@ impl Locked {
     ///
     /// `ptr` is a valid order-0 folio with a reference and with its lock held on behalf of the
     /// caller, both for all of `'a`.
+    #[inline]
     pub(crate) unsafe fn from_raw<'a>(ptr: *mut bindings::folio) -> &'a Self {
         // SAFETY: By the caller's promise; the type is transparent.
         unsafe { &*ptr.cast() }
     }
 
     /// Page offset in the file that the folio belongs to.
+    #[inline]
     pub fn index(&self) -> usize {
         // The index does not change while the lock is held.
         self.index_hint()
     }
 
+    /// Names the folio, which is in no page cache, by an offset, see [`Locked::index`].
+    pub(crate) fn set_index(&self, index: usize) {
+        if self.mapping().is_null() {
+            // SAFETY: The folio is valid and locked; nobody looks at the offset of one in no file.
+            unsafe { ffi::privmemfd_helper_folio_set_index(self.as_ptr(), index) }
+        }
+    }
+
     /// Page cache that the folio is in; null if it is in none.
+    #[inline]
     pub(crate) fn mapping(&self) -> *mut bindings::address_space {
         // SAFETY: The folio is valid, and its mapping does not change while the lock is held.
         unsafe { ffi::privmemfd_helper_folio_mapping(self.as_ptr()) }
@@ -225,6 +247,13 @@ impl Locked {
         unsafe { ffi::privmemfd_helper_folio_mark_uptodate(self.as_ptr()) }
     }
 
+    /// Says that the content, see [`Folio::has_content`], is elsewhere, and that nobody can come by
+    /// it here.
+    pub(crate) fn set_no_content(&self) {
+        // SAFETY: The folio is valid and locked.
+        unsafe { ffi::privmemfd_helper_folio_clear_uptodate(self.as_ptr()) }
+    }
+
     /// Marks the memory of the folio as failed (`PG_hwpoison`): it goes to nobody else.
     ///
     /// Does nothing in a kernel that does not deal with such memory.
@@ -247,13 +276,6 @@ impl Locked {
 /// The folio lock is held and belongs to this object.
 #[must_use = "the folio is unlocked at once when it is not used"]
 pub struct LockedFolio(ARef<Folio>);
-    /// Says that the content, see [`Folio::has_content`], is elsewhere, and that nobody can come by
-    /// it here.
-    pub(crate) fn set_no_content(&self) {
-        // SAFETY: The folio is valid and locked.
-        unsafe { ffi::privmemfd_helper_folio_clear_uptodate(self.as_ptr()) }
-    }
-
 
 impl LockedFolio {
     /// Takes over a reference and the lock.
@@ -262,6 +284,7 @@ impl LockedFolio {
     ///
     /// `ptr` is a valid order-0 folio; the caller owns a reference and the lock and gives both
     /// away.
+    #[inline]
     pub(crate) unsafe fn own(ptr: NonNull<bindings::folio>) -> Self {
         // INVARIANT: The lock is given to this object by the caller.
         // SAFETY: By the caller's promise.
@@ -279,6 +302,7 @@ impl LockedFolio {
 impl Deref for LockedFolio {
     type Target = Locked;
 
+    #[inline]
     fn deref(&self) -> &Locked {
         // SAFETY: By the type invariant, the folio is locked, and it is as long as `self` exists.
         unsafe { Locked::from_raw(self.0.as_ptr()) }

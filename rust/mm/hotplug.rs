@@ -52,15 +52,27 @@ impl Block<'_> {
         self.0.start_pfn..self.0.start_pfn + self.0.nr_pages
     }
 
-    /// A new folio of order 0, in no mapping and uncharged, to take the place of one in the block: where
-    /// mm would put it. May sleep.
+    /// Where mm would put what is in the block.
+    pub fn away(&self) -> Away<'_> {
+        let mut away = ffi::privmemfd_away::default();
+        // SAFETY: The frame has a `struct page`.
+        unsafe { ffi::privmemfd_helper_away(self.0.start_pfn, &mut away) };
+        Away(away, PhantomData)
+    }
+}
+
+/// Where the folios of a block go.
+pub struct Away<'a>(ffi::privmemfd_away, PhantomData<&'a Block<'a>>);
+
+impl Away<'_> {
+    /// A new folio of order 0, in no mapping and uncharged. May sleep.
     ///
     /// # Errors
     ///
     /// `ENOMEM`: no memory there.
-    pub fn alloc_away(&self) -> Result<ARef<Folio>> {
-        // SAFETY: The frame has a `struct page`.
-        let ptr = unsafe { ffi::privmemfd_helper_folio_alloc_away(self.0.start_pfn) };
+    pub fn alloc(&mut self) -> Result<ARef<Folio>> {
+        // SAFETY: The nodes are those of the system, which stay while the block goes offline.
+        let ptr = unsafe { ffi::privmemfd_helper_folio_alloc_away(&mut self.0) };
         let ptr = NonNull::new(ptr).ok_or(ENOMEM)?;
         // SAFETY: The allocator returns a folio with one reference, which belongs to the caller.
         Ok(unsafe { Folio::own(ptr) })

@@ -76,11 +76,13 @@ impl Mapping {
     ///
     /// `ptr` is the mapping of a private file (see [`crate::fs::private_file`]), initialised, and
     /// stays valid for all of `'a`.
+    #[inline]
     pub(crate) unsafe fn from_raw<'a>(ptr: *mut bindings::address_space) -> &'a Self {
         // SAFETY: By the caller's promise; the type is transparent.
         unsafe { &*ptr.cast() }
     }
 
+    #[inline]
     pub(crate) fn as_ptr(&self) -> *mut bindings::address_space {
         self.0.get()
     }
@@ -165,6 +167,7 @@ impl Mapping {
     }
 
     /// Whether `folio` is the one at page offset `index`.
+    #[inline]
     pub(crate) fn has_at(&self, index: usize, folio: &Locked) -> bool {
         folio.mapping() == self.as_ptr() && folio.index() == index
     }
@@ -350,9 +353,6 @@ pub enum Lru {
     InPlace,
 }
 
-/// Puts `dst` in the place of `src` in the page cache. Cannot fail.
-///
-/// `src` is in a mapping, `dst` is in none, and guests are kept off `src`; if `src` has left its file
 /// What the old folio still holds.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub(crate) enum Left {
@@ -375,12 +375,12 @@ pub(crate) fn replace_folio(src: &Locked, dst: &Locked, lru: Lru, left: Left) {
         return;
     }
     let content = src.has_content();
-
-    // SAFETY: Both folios are valid and locked; `src` is in a page cache and `dst` is in none, as
-    // was just checked, and both stay that way while they are locked.
     if left == Left::Nothing {
         src.set_no_content();
     }
+
+    // SAFETY: Both folios are valid and locked; `src` is in a page cache and `dst` is in none, as
+    // was just checked, and both stay that way while they are locked.
     unsafe { bindings::replace_page_cache_folio(src.as_ptr(), dst.as_ptr()) };
     if content {
         dst.set_has_content();

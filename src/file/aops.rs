@@ -36,7 +36,7 @@ use privmemfd_kernel::{
 /// failed, or the TDX module keeps it. `EBUSY`: the page cannot move now.
 pub(super) fn migrate(file: &Attachment, migration: &Migration<'_>) -> Result {
     let outcome = try_migrate(file, migration);
-    file.object().count(outcome);
+    file.object().count(outcome, 1);
     Ok(outcome?)
 }
 

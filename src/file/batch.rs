@@ -59,10 +59,12 @@ impl<'a> Batch<'a> {
     ///
     /// `ENOMEM`: there is more than was made room for.
     pub(super) fn add(&mut self, src: LockedFolio, dst: ARef<Folio>) -> Result {
-        Ok(self.pairs.push((src, Folio::lock(dst)), GFP_KERNEL)?)
+        self.pairs
+            .push_within_capacity((src, Folio::lock(dst)))
+            .map_err(|_| ENOMEM)
     }
 
-    /// Moves the pages, and counts and tells how each has ended.
+    /// Moves the pages, and counts and tells how each has ended. Says how many have moved.
     ///
     /// # Errors
     ///
@@ -71,18 +73,26 @@ impl<'a> Batch<'a> {
         self,
         cause: Cause,
         mut ended: impl FnMut(&Locked, &Locked, Result<(), Refusal>),
-    ) -> Result {
+    ) -> Result<u64> {
         let Self { file, pairs, held } = self;
         let mut moves = KVec::with_capacity(pairs.len(), GFP_KERNEL)?;
         for (src, dst) in &pairs {
-            moves.push(Move::new(src, dst), GFP_KERNEL)?;
+            moves
+                .push_within_capacity(Move::new(src, dst))
+                .map_err(|_| ENOMEM)?;
         }
+        let mut moved = 0;
         Plan::new(&mut moves, cause).run(&held, &BoundGuests(file), &Software, |nr, outcome| {
             let (src, dst) = &pairs[nr];
-            file.object().count(outcome);
+            match outcome {
+                Ok(()) => moved += 1,
+                Err(_) => file.object().count(outcome, 1),
+            }
             lost::settle(file, src, outcome);
             ended(src, dst, outcome);
         });
-        Ok(())
+        // Once: all CPUs share these.
+        file.object().count(Ok(()), moved);
+        Ok(moved)
     }
 }

@@ -118,7 +118,7 @@ fn move_pages(file: &Attachment, arg: usize) -> Result {
 fn move_range(file: &Attachment, request: &uapi::MoveRequest, report: &mut Report<'_>) -> Result {
     let object = file.object();
     if object.mobility == Mobility::Pinned {
-        object.count(Err(Refusal::Pinned));
+        object.count(Err(Refusal::Pinned), 1);
         return Err(Refusal::Pinned.into());
     }
     let mut next = request.range.start;
@@ -202,10 +202,10 @@ fn move_batch(
     // Move as many as there is memory for.
     for _ in 0..candidates.len() {
         match alloc_folio(object.mobility, node.map_or(Node::Any, Node::Only)) {
-            Ok(dst) => fresh.push(dst, GFP_KERNEL)?,
+            Ok(dst) => fresh.push_within_capacity(dst).map_err(|_| ENOMEM)?,
             Err(_) => {
                 for (index, _) in candidates.iter().skip(fresh.len()) {
-                    object.count(Err(Refusal::NoMemory));
+                    object.count(Err(Refusal::NoMemory), 1);
                     report.refused(*index, Refusal::NoMemory);
                 }
                 break;
@@ -231,7 +231,8 @@ fn move_batch(
     batch.run(Cause::Request, |src, dst, outcome| match outcome {
         Ok(()) => report.moved(src.index(), dst.nid()),
         Err(reason) => report.refused(src.index(), reason),
-    })
+    })?;
+    Ok(())
 }
 
 /// What a `PRIVMEMFD_MOVE` has done so far, and what it tells of each page.

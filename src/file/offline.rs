@@ -66,6 +66,7 @@ fn clear_of(file: &Attachment, pages: &[Sighting], block: &Residents<'_, PrivMem
     if file.object().mobility == Mobility::Pinned {
         return Ok(());
     }
+    let mut away = block.block().away();
     for pages in pages.chunks(BATCH) {
         if current!().signal_pending() {
             return Err(EINTR);
@@ -73,7 +74,9 @@ fn clear_of(file: &Attachment, pages: &[Sighting], block: &Residents<'_, PrivMem
         // New folios first: allocation may sleep for long, and must not do so under folio locks.
         let mut fresh = KVec::with_capacity(pages.len(), GFP_KERNEL)?;
         for _ in pages {
-            fresh.push(block.block().alloc_away()?, GFP_KERNEL)?;
+            fresh
+                .push_within_capacity(away.alloc()?)
+                .map_err(|_| ENOMEM)?;
         }
         let Some(held) = file.mapping().try_lock_shared() else {
             return Ok(());
@@ -89,11 +92,8 @@ fn clear_of(file: &Attachment, pages: &[Sighting], block: &Residents<'_, PrivMem
                 batch.add(src, dst)?;
             }
         }
-        batch.run(Cause::Mm, |_, _, outcome| {
-            if outcome.is_ok() {
-                TOTALS.relocated_ahead.add(1);
-            }
-        })?;
+        let moved = batch.run(Cause::Mm, |_, _, _| {})?;
+        TOTALS.relocated_ahead.add(moved);
     }
     Ok(())
 }

@@ -102,27 +102,30 @@ impl<'a, T: PrivateFile> Residents<'a, T> {
     /// Keeps the file of a folio, if that is where it was seen; `None` also if its lock is taken, or
     /// the release of the file has begun.
     pub fn file(&self, seen: &Sighting) -> Option<Kept<T>> {
-        let folio = self.try_lock_any(seen)?;
-        // SAFETY: try_lock_any() has made sure that the folio is in a file of `T`, and it is locked.
+        let pfn = self.pfn_of(seen)?;
+        // SAFETY: Frames of the block have a `struct page` while it is borrowed.
+        let folio = unsafe { ffi::privmemfd_helper_trylock_folio(pfn, &T::tables().mapping) };
+        // SAFETY: If there is one, it is of order 0, as all in these files, and locked, with a
+        // reference, both for the caller.
+        let folio = NonNull::new(folio).map(|folio| unsafe { LockedFolio::own(folio) })?;
+        // SAFETY: The folio is in a file of `T`, and it is locked.
         unsafe { Attached::<T>::from_mapping(folio.mapping()) }.keep()
     }
 
     /// Locks a folio, if it is in the file at the offset where it was seen, and that needs no waiting.
     pub fn try_lock(&self, file: &Attached<T>, seen: &Sighting) -> Option<LockedFolio> {
-        let folio = self.try_lock_any(seen)?;
+        let pfn = self.pfn_of(seen)?;
+        let mapping = file.mapping().as_ptr();
+        // SAFETY: Frames of the block have a `struct page` while it is borrowed.
+        let folio = unsafe { ffi::privmemfd_helper_trylock_folio_in(pfn, mapping) };
+        // SAFETY: If there is one, it is of order 0, as all in these files, and locked, with a
+        // reference, both for the caller.
+        let folio = NonNull::new(folio).map(|folio| unsafe { LockedFolio::own(folio) })?;
         file.mapping().has_at(seen.index, &folio).then_some(folio)
     }
 
-    /// Locks what is there, if it is in a file of `T` and that needs no waiting.
-    fn try_lock_any(&self, seen: &Sighting) -> Option<LockedFolio> {
-        if !self.block.pfns().contains(&seen.pfn) {
-            return None;
-        }
-        // SAFETY: Frames of the block have a `struct page` while it is borrowed.
-        let folio =
-            unsafe { ffi::privmemfd_helper_trylock_folio(seen.pfn, &T::tables().mapping) };
-        // SAFETY: If there is one, it is of order 0, as all in these files, and locked, with a
-        // reference, both for the caller.
-        NonNull::new(folio).map(|folio| unsafe { LockedFolio::own(folio) })
+    /// The frame of a sighting, if it is one of the block.
+    fn pfn_of(&self, seen: &Sighting) -> Option<usize> {
+        self.block.pfns().contains(&seen.pfn).then_some(seen.pfn)
     }
 }
