@@ -8,7 +8,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 const ROOT: &str = "/sys/devices/system/memory";
-const PAGE_SIZE: u64 = 4096;
+pub(crate) const PAGE_SIZE: u64 = 4096;
 /// Bits of an entry of /proc/self/pagemap.
 const PRESENT: u64 = 1 << 63;
 const PFN: u64 = (1 << 55) - 1;
@@ -178,7 +178,7 @@ pub fn own_frames(at: u64, pages: usize) -> io::Result<Vec<Option<u64>>> {
         .collect())
 }
 
-fn frame(entry: u64) -> Option<u64> {
+pub(crate) fn frame(entry: u64) -> Option<u64> {
     (entry & PRESENT != 0).then_some(entry & PFN)
 }
 

@@ -9,3 +9,4 @@ pub mod race;
 pub mod starve;
 mod stuck;
 pub mod tdx;
+pub mod tool;

@@ -2,15 +2,15 @@
 //! Memory blocks with guest pages go offline and come back.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Seek, SeekFrom};
-use std::os::unix::fs::OpenOptionsExt;
+use std::fs;
+use std::io;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use privmemctl::draw::number;
+use privmemctl::kernel_log::KernelLog;
 use privmemctl::memory::Block;
 
 use super::{move_all, two_nodes};
@@ -72,7 +72,7 @@ fn try_block(
     log: &mut Log,
 ) -> anyhow::Result<()> {
     let index = block.index;
-    let mut kernel = KernelLog::open()?;
+    let mut kernel = KernelLog::from_now()?;
     match set_state(stage, block, "offline") {
         Ok(()) => {
             let left = pages_in(stage, index)?;
@@ -143,71 +143,11 @@ fn set_state(stage: &Stage, block: &Block, state: &str) -> io::Result<()> {
     }
 }
 
-/// What the kernel logs from now on.
-struct KernelLog(File);
-
-impl KernelLog {
-    fn open() -> io::Result<Self> {
-        let mut file = OpenOptions::new()
-            .read(true)
-            .custom_flags(libc::O_NONBLOCK)
-            .open("/dev/kmsg")?;
-        file.seek(SeekFrom::End(0))?;
-        Ok(Self(file))
-    }
-
-    /// The page for which a block was refused, and why: the kernel dumps it.
-    fn dumped_page(&mut self) -> Option<(u64, String)> {
-        let (mut text, mut record) = (String::new(), [0; 8192]);
-        // A record a time; EPIPE where some were overwritten, EAGAIN at the end.
-        loop {
-            match self.0.read(&mut record) {
-                Ok(n) => text.push_str(&String::from_utf8_lossy(&record[..n])),
-                Err(e) if e.raw_os_error() == Some(libc::EPIPE) => {}
-                Err(_) => return last_dump(&text),
-            }
-        }
-    }
-}
-
-/// The last page dump in a log.
-fn last_dump(log: &str) -> Option<(u64, String)> {
-    let (mut frame, mut last) = (None, None);
-    for line in log.lines() {
-        if let Some((_, rest)) = line.split_once(" pfn:0x") {
-            let digits = rest.split_whitespace().next().unwrap_or_default();
-            frame = u64::from_str_radix(digits, 16).ok();
-        }
-        if let Some((_, why)) = line.split_once("page dumped because: ") {
-            last = frame.take().map(|pfn| (pfn, why.to_owned()));
-        }
-    }
-    last
-}
-
 /// The child of [`set_state`]; returns the errno as exit status.
 pub fn write_state(index: &str, state: &str) -> i32 {
     let path = Path::new("/sys/devices/system/memory").join(format!("memory{index}/state"));
     match fs::write(path, state) {
         Ok(()) => 0,
         Err(e) => e.raw_os_error().unwrap_or(libc::EIO),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_last_dumped_page_is_what_a_block_was_refused_for() {
-        let log = "4,1,2,-;page: refcount:1 mapcount:0 mapping:0 index:0x0 pfn:0x13fffa\n\
-                   4,1,3,-;flags: 0x200000000002000(reserved|node=0|zone=2)\n\
-                   4,1,4,-;page dumped because: unmovable page\n";
-        let unmovable = Some((0x13_fffa, "unmovable page".to_owned()));
-        assert_eq!(last_dump(log), unmovable);
-        let earlier =
-            "4,1,1,-;page: refcount:3 pfn:0x77\n4,1,1,-;page dumped because: migration failure\n";
-        assert_eq!(last_dump(&(earlier.to_owned() + log)), unmovable);
-        assert_eq!(last_dump("4,1,1,-;something else\n"), None);
     }
 }

@@ -3,94 +3,22 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader};
-use std::process::{Child, Command, ExitCode, Output, Stdio};
+use std::os::fd::AsFd;
+use std::process::{ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
-use privmemctl::owners::reach;
-use privmemfd_ioctls::PrivMemFd;
 use selftests::cases;
-use selftests::fixtures::{two_nodes, wait_for, Guest, MIB, PAGE, PATIENCE};
+use selftests::fixtures::{
+    bind_or_skip, movable, two_nodes, vm, wait_for, Guest, MIB, PAGE, PATIENCE,
+};
 use selftests::hostmem::{heal, CompactUnevictable};
 use selftests::ktap;
 use selftests::starve::FailingCopies;
+use selftests::tool::{complains, run, says, tells, tool, Holder};
+use vmm::layout::PRIVATE_BASE;
+use vmm::VmType;
 
 const SIZE: u64 = 4 * MIB;
-
-fn tool() -> Command {
-    let mut path = std::env::current_exe().unwrap();
-    path.set_file_name("privmemctl");
-    let mut command = Command::new(path);
-    command.stdin(Stdio::null());
-    command
-}
-
-/// The tool with these arguments, to its end.
-fn run(arguments: &str) -> Output {
-    tool().args(arguments.split_whitespace()).output().unwrap()
-}
-
-/// What it prints; panics if it fails.
-#[track_caller]
-fn says(arguments: &str) -> String {
-    let output = run(arguments);
-    let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{arguments}: {errors}");
-    String::from_utf8(output.stdout).unwrap()
-}
-
-/// Panics unless it fails with this exit status and a message with this in it.
-#[track_caller]
-fn complains(arguments: &str, status: i32, message: &str) {
-    let output = run(arguments);
-    let errors = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(status), "{arguments}: {errors}");
-    assert!(errors.contains(message), "{arguments}: {errors}");
-}
-
-/// `privmemctl hold` at work.
-struct Holder {
-    task: Child,
-    pid: i32,
-    fd: i32,
-}
-
-impl Holder {
-    fn new(arguments: &str) -> Self {
-        let mut task = tool()
-            .arg("hold")
-            .args(arguments.split_whitespace())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut line = String::new();
-        let output = task.stdout.as_mut().unwrap();
-        BufReader::new(output).read_line(&mut line).unwrap();
-        // "holding 4.0 MiB as descriptor 4 of process 123; Ctrl-C ends it"
-        let after = |word: &str| {
-            let (_, rest) = line.split_once(word).unwrap_or_else(|| panic!("{line:?}"));
-            let digits = rest.split(|c: char| !c.is_ascii_digit()).next();
-            digits.unwrap().parse().unwrap()
-        };
-        let (pid, fd) = (after("process "), after("descriptor "));
-        assert_eq!(pid as u32, task.id(), "{line}");
-        Self { task, pid, fd }
-    }
-
-    fn target(&self) -> String {
-        format!("--pid {} --fd {}", self.pid, self.fd)
-    }
-
-    fn file(&self) -> PrivMemFd {
-        reach(self.pid, self.fd).unwrap()
-    }
-}
-
-impl Drop for Holder {
-    fn drop(&mut self) {
-        let _ = self.task.kill();
-        let _ = self.task.wait();
-    }
-}
 
 fn list_shows_every_file() {
     let holders = [Holder::new("--size 4M"), Holder::new("--size 2M --pinned")];
@@ -249,7 +177,9 @@ fn mistakes_are_explained() {
         "is it open?",
     );
     complains("stat --pid 0 --fd 3", 1, "not a process id");
-    complains("stat --pid 1", 2, "--fd");
+    complains("stat --pid 1", 1, "no privmemfd fits");
+    complains("stat", 2, "--all");
+    complains("stat --fd 3", 2, "--pid");
     complains("hold --size 10qqM", 2, "\"qqM\" is no unit");
     complains("hold --size 1MB", 2, "\"MB\" is no unit");
     complains("hold --size 16777216T", 2, "too large");
@@ -307,6 +237,80 @@ fn what_keeps_compaction_off_is_said() {
     }
 }
 
+/// By process, by its name, by one descriptor, all.
+fn files_are_selected() {
+    let holders = [Holder::new("--size 4M"), Holder::new("--size 2M")];
+    let pids = |arguments: &str| -> Vec<i64> {
+        let rows = tells(&format!("where {arguments}"), 0);
+        let rows = rows.as_array().unwrap();
+        rows.iter()
+            .map(|row| row["pid"].as_i64().unwrap())
+            .collect()
+    };
+    let [first, second] = holders.each_ref().map(|h| i64::from(h.pid));
+    for (arguments, expected) in [
+        (String::new(), vec![first, second]),
+        ("--all".into(), vec![first, second]),
+        (format!("--pid {first}"), vec![first]),
+        (holders[1].target(), vec![second]),
+        ("--name privmemctl".into(), vec![first, second]),
+        (format!("--name privmemctl --pid {second}"), vec![second]),
+    ] {
+        assert_eq!(pids(&arguments), expected, "{arguments}");
+    }
+    complains(
+        "where --name nosuch",
+        1,
+        "no privmemfd fits; there are: privmemctl (pid",
+    );
+    complains("move --vm nosuch", 1, "no privmemfd fits");
+    complains("where --all --pid 1", 2, "cannot be used with");
+    let text = says(&format!("move --pid {first} --len 1M"));
+    assert_eq!(text, "256 pages moved\n");
+    assert_eq!(tells("move --all --len 1M", 0)["moved"], 512);
+    assert_eq!(tells("stat --all", 0).as_array().unwrap().len(), 2);
+}
+
+/// A VM by what QEMU's command line says.
+fn files_are_selected_by_their_vm() {
+    let vm = vm(VmType::SwProtected);
+    let file = movable(SIZE);
+    bind_or_skip(&vm, PRIVATE_BASE..PRIVATE_BASE + SIZE, file.as_fd());
+    let name = format!("of pid {}", std::process::id());
+    let output = tool()
+        .args(["--json", "stat", "--vm", &name])
+        .output()
+        .unwrap();
+    let stat: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(stat["vm"], name);
+    assert_eq!(stat["vms"], 1);
+}
+
+fn pictures_are_files_and_ascii_too() {
+    let holder = Holder::new("--size 4M");
+    let text = says(&format!("where {} --ascii", holder.target()));
+    assert!(text.contains('#') && text.is_ascii(), "{text}");
+    let path = std::env::temp_dir().join(format!("where-{}.svg", std::process::id()));
+    says(&format!(
+        "where {} --svg {}",
+        holder.target(),
+        path.display()
+    ));
+    let svg = fs::read_to_string(&path).unwrap();
+    fs::remove_file(path).unwrap();
+    assert!(
+        svg.starts_with("<svg") && svg.contains("1,024 pages"),
+        "{svg}"
+    );
+    complains(
+        "where --svg /nowhere/x.svg",
+        1,
+        "cannot write /nowhere/x.svg",
+    );
+    let live = format!("where {} --live 0.05 --count 2", holder.target());
+    assert_eq!(says(&live).matches("1,024 pages").count(), 2);
+}
+
 fn holding_ends_in_time() {
     let mut holder = Holder::new("--size 1M --seconds 1");
     let mut status = None;
@@ -350,6 +354,9 @@ fn main() -> ExitCode {
         "mistakes end with their exit status and a message" => mistakes_are_explained,
         "messages name one errno" => messages_name_one_errno,
         "list, where and watch say what keeps compaction off" => what_keeps_compaction_off_is_said,
+        "files are selected by process, name and descriptor" => files_are_selected,
+        "files are selected by their VM" => files_are_selected_by_their_vm,
+        "where draws into a file, in ASCII and again" => pictures_are_files_and_ascii_too,
         "hold ends in time" => holding_ends_in_time,
         "fdinfo shows flags, size, pages, VMs, memslots and relocations" => fdinfo_has_the_counters,
     ])
