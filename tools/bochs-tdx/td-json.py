@@ -90,7 +90,8 @@ def main():
         "refused": host["refused"],
         "offlined_blocks": host["offlined_blocks"],
         "blocks_that_stayed": host["blocks_that_stayed"],
-        "leaked_pages": count["tdx_pages_leaked"],
+        "leaked_pages": given - taken,
+        "kept_pages": count["tdx_pages_kept"],
         "tds_lost": count["tdx_tds_lost"],
         "longest_guest_pause_ms": round(guest.get("pause_us", 0) / 1000, 1),
         "measurements": measures,
@@ -103,11 +104,9 @@ def main():
     problems = [f"{n} times {what}" for what, n in bad.items()]
     problems += [f"{n}: read {m['read']}, has to be {m['computed']}" for n, m in measures.items() if len(set(m.values())) > 1]
     problems += [f"the guest's kernel: {line}" for line in guest_complaints]
-    for name in ("mismatches", "leaked_pages", "tds_lost", "guest_reports", "kernel_reports"):
+    for name in ("mismatches", "leaked_pages", "kept_pages", "tds_lost", "guest_reports", "kernel_reports"):
         if result[name] != 0:
             problems.append(f"{name}: {result[name]}")
-    if given != taken:
-        problems.append(f"{given} pages given to the module, {taken} taken back")
     if good["MNG.CREATE"] != good["MNG.KEY.FREEID"]:
         problems.append(f"{good['MNG.CREATE']} KeyIDs used, {good['MNG.KEY.FREEID']} freed")
     if good["MEM.PAGE.RELOCATE"] != count["tdx_relocated"]:
