@@ -58,6 +58,9 @@ struct privmemfd_seamcall {
 	u64 r8;
 };
 
+/* helpers/bug.c */
+bool privmemfd_helper_warn_on(bool condition);
+
 /* helpers/capability.c */
 bool privmemfd_helper_capable(int cap);
 

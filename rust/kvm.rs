@@ -33,6 +33,7 @@ pub use provider::{
 pub use td::Td;
 
 use crate::{
+    bug::warn_on,
     ffi,
     fs::private_file::Attached,
     mm::mapping::{
@@ -56,8 +57,7 @@ use kernel::{
         Full,
         Release, //
     },
-    types::Opaque,
-    warn_on, //
+    types::Opaque, //
 };
 
 /// Name of a VM for trace events; says nothing about its life.
@@ -340,7 +340,7 @@ pub struct Connection<T: 'static> {
 impl<T> Drop for Connection<T> {
     fn drop(&mut self) {
         // A file could be bound, and its pages would move without KVM: keep the connection.
-        if warn_on!(Bindings::any()) {
+        if warn_on(Bindings::any()) {
             return;
         }
         let host = self.kvm.kvm.take();
@@ -388,5 +388,5 @@ unsafe extern "C" fn privmemfd_rust_register_host(
 /// `host` is the one that was registered.
 #[no_mangle]
 unsafe extern "C" fn privmemfd_rust_unregister_host(host: *const ffi::kvm_gmem_host_ops) {
-    let _ = warn_on!(!core::ptr::eq(KVM.other.take(), host));
+    warn_on(!core::ptr::eq(KVM.other.take(), host));
 }

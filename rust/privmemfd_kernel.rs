@@ -14,6 +14,7 @@
 //! 3. folio lock: [`mm::folio::LockedFolio`]
 //! 4. `kvm->mmu_lock` (taken by KVM only), `i_pages` lock (taken by mm only)
 
+mod bug;
 pub mod capability;
 pub mod debugfs;
 pub mod ffi;
