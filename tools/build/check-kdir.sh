@@ -24,14 +24,14 @@ grep -q '^CONFIG_RUST=y' "$config" ||
 # What rustc reads of the kernel's crates. Distributions' headers often leave it out.
 missing=
 for file in rust/libcore.rmeta rust/libcompiler_builtins.rmeta rust/libffi.rmeta rust/libbindings.rmeta \
-	rust/libuapi.rmeta rust/libpin_init.rmeta rust/libkernel.rmeta rust/libmacros.so \
-	rust/kernel/generated_arch_warn_asm.rs scripts/target.json; do
+	rust/libuapi.rmeta rust/libpin_init.rmeta rust/libkernel.rmeta rust/libmacros.so scripts/target.json; do
 	[ -e "$kdir/$file" ] || missing="$missing $file"
 done
 [ -z "$missing" ] ||
 	die "the kernel of $kdir has Rust, but modules in Rust cannot be built with this tree" \
 		"missing:$missing" \
-		"Make a full tree from the source of exactly that kernel, with the same rustc:" \
+		"For a kernel of Debian, tools/build/stock-kdir.sh RELEASE makes a full tree. Others:" \
+		"make one from the source of exactly that kernel, with the same rustc:" \
 		"  mkdir OUT; cp $kdir/.config OUT/; make -C SOURCE O=OUT olddefconfig modules_prepare" \
 		"  cp $kdir/Module.symvers OUT/; make KDIR=OUT" \
 		"'make run' needs none of this: it builds a kernel of its own."

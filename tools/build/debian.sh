@@ -51,21 +51,38 @@ download_deb() {
 	return 1
 }
 
-# download_closure SUITE SPEC DIR: unpack a package and all that it depends on, the C
-# library included: it then runs on any machine. See run_from.
+# download_closure SUITE SPEC DIR: unpack a package, or several ('A B'), and all that they
+# depend on, the C library included: they then run on any machine. See run_from.
 download_closure() {
 	local try
 	for try in 1 2; do
-		unpack_debs "$3" fetch_closure "$1" "$2" && return 0
+		# shellcheck disable=SC2086 # one word a package
+		unpack_debs "$3" fetch_closure "$1" $2 && return 0
 		[ "$try" -eq 2 ] || renew_apt "$1"
 	done
 	return 1
 }
 
-# fetch_closure SUITE SPEC: the packages' files go to the folder it is called in.
+# fetch_closure SUITE SPEC...: the packages' files go to the folder it is called in.
 fetch_closure() {
 	private_apt "$1" apt-get install -qq -y --no-install-recommends --download-only \
-		-o "Dir::Cache::archives=$PWD" -t "$1" "$2"
+		-o "Dir::Cache::archives=$PWD" -t "$1" "${@:2}"
+}
+
+# What a shell script may use without a word, as far as building a kernel asks for it.
+DEBIAN_BASE='base-files bash dash coreutils diffutils findutils grep gzip hostname mawk perl python3 sed tar xz-utils'
+
+# debian_root SUITE DIR PACKAGE...: DIR will be a Debian with these packages, unpacked and
+# not configured, for in-root.sh.
+debian_root() {
+	local suite=$1 dir=$2
+	shift 2
+	[ ! -e "$dir/complete" ] || return 0
+	rm -rf "$dir"
+	download_closure "$suite" "$DEBIAN_BASE $*" "$dir" || return 1
+	# Links that the packages' own scripts would have made.
+	ln -sf mawk "$dir/usr/bin/awk"
+	touch "$dir/complete"
 }
 
 # unpack_debs DIR COMMAND...: unpack the packages that a command leaves where it runs.

@@ -1,12 +1,14 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 #
-# kvm-modules.sh [--only N] KDIR KSRC [OUT] [-- MAKE_ARGS...]
+# kvm-modules.sh [--only N] [--sw-protected] KDIR KSRC [OUT] [-- MAKE_ARGS...]
 #	Build kvm.ko, kvm-intel.ko and kvm-amd.ko with patches/ applied for the
 #	built, unpatched kernel in KDIR and print the folder that holds them. KSRC
 #	is that kernel's full source; neither is written to. Without OUT the result
 #	is kept in the cache, once for each set of inputs. --only applies the first
-#	N patches.
+#	N patches. --sw-protected: with VMs of type KVM_X86_SW_PROTECTED_VM, also
+#	for a kernel without CONFIG_KVM_SW_PROTECTED_VM, as distributions' are. They
+#	protect nothing, and are there to try private memory.
 # kvm-modules.sh --check KSRC
 #	Check the patches themselves: checkpatch, and that their copy of the
 #	provider interface is the one in include/.
@@ -20,12 +22,13 @@ set -euo pipefail
 PATCHES=$TOP/patches
 INTERFACE=include/linux/kvm_gmem_provider.h
 
-usage="kvm-modules.sh [--only N] KDIR KSRC [OUT] [-- MAKE_ARGS...], or --check KSRC"
-only='' check=''
+usage="kvm-modules.sh [--only N] [--sw-protected] KDIR KSRC [OUT] [-- MAKE_ARGS...], or --check KSRC"
+only='' check='' sw_protected=''
 while [ $# -gt 0 ]; do
 	case $1 in
 	--only) only=${2:?$usage} && shift 2 ;;
 	--check) check=1 && shift ;;
+	--sw-protected) sw_protected=1 && shift ;;
 	-*) die "unknown option '$1'" "$usage" ;;
 	*) break ;;
 	esac
@@ -116,7 +119,7 @@ esac
 
 # Kept apart by compiler: they come from the kernel's own, see kmake.
 compiler=$(sed -n 's/^CONFIG_CC_VERSION_TEXT=//p' "$kdir/include/config/auto.conf")
-identity=$(key "$kdir/.config" "$release" "$ksrc" "$version" "$compiler" "$0" "${patches[@]}" "$*")
+identity=$(key "$kdir/.config" "$release" "$ksrc" "$version" "$compiler" "$0" "${patches[@]}" "$sw_protected" "$*")
 out=$(realpath -m "${out:-$CACHE/kvm-$identity}")
 echo "$out"
 mkdir -p "$out" || die "cannot create $out" "give an OUT that you can write to, or set PRIVMEMFD_CACHE"
@@ -159,6 +162,10 @@ overlay := $(abspath $(src)/../../..)
 LINUXINCLUDE := $(addprefix -I,$(wildcard $(addprefix $(overlay)/,arch/x86/include arch/x86/include/uapi include include/uapi))) $(LINUXINCLUDE)
 include $(src)/Makefile.overlay
 KBUILD
+# Nothing else depends on the option, so it need not be the kernel's.
+if [ -n "$sw_protected" ] && ! grep -q '^CONFIG_KVM_SW_PROTECTED_VM=y' "$kdir/.config"; then
+	echo 'ccflags-y += -DCONFIG_KVM_SW_PROTECTED_VM=1' >>"$overlay/arch/x86/kvm/Kbuild"
+fi
 
 with_progress "KVM modules" 60 "$out/build.log" \
 	kmake "$kdir" M="$overlay/arch/x86/kvm" -j"$(nproc)" "$@" modules ||

@@ -104,10 +104,16 @@ clang_of() {
 }
 
 # kmake DIR ARGS...: make in a kernel's source, with this project's toolchain, or in
-# a kernel's build folder, with the compiler that has built it.
+# a kernel's build folder, with the compiler that has built it: the machine's, or that
+# of the unpacked Debian that the folder names (stock-kdir.sh).
 kmake() {
 	local src=$1 clang=$LLVM_VERSION llvm=()
 	shift
+	if [ -e "$src/toolchain" ]; then
+		"$TOP/tools/build/in-root.sh" "$src/toolchain" make -C "$src" \
+			KBUILD_BUILD_USER=privmemfd KBUILD_BUILD_HOST=localhost "$@"
+		return
+	fi
 	[ ! -f "$src/include/config/auto.conf" ] || clang=$(clang_of "$src")
 	if [ -n "$clang" ]; then
 		if command -v "clang-$clang" >/dev/null; then llvm=("LLVM=-$clang"); else llvm=(LLVM=1); fi
