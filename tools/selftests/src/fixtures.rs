@@ -142,6 +142,9 @@ pub fn vm(kind: VmType) -> Vm {
     if !std::path::Path::new("/dev/kvm").exists() {
         skip("no /dev/kvm");
     }
+    if !kind.is_offered().unwrap() {
+        skip("no software-protected VMs: KVM without CONFIG_KVM_SW_PROTECTED_VM");
+    }
     Vm::new(kind).unwrap()
 }
 

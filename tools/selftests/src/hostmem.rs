@@ -16,6 +16,7 @@ use privmemfd_ioctls::{Mobility, Options, PrivMemFd};
 use rustix::process::Signal;
 use vmm::Exit;
 
+use crate::effects::{affects_machine, Effect};
 use crate::fixtures::{
     child, device, in_movable_zone, return_from, signal, wait_for, Guest, PAGE, PATIENCE,
 };
@@ -178,6 +179,7 @@ pub fn page_flags(pfn: u64) -> u64 {
 
 /// Takes a page offline: "hard" as one that has failed, "soft" as one that will.
 pub fn offline(action: &str, pfn: u64) -> io::Result<()> {
+    affects_machine(Effect::Poison);
     let path = format!("/sys/devices/system/memory/{action}_offline_page");
     if !Path::new(&path).exists() {
         skip("no memory failure handling in this kernel");
@@ -187,6 +189,7 @@ pub fn offline(action: &str, pfn: u64) -> io::Result<()> {
 
 /// A file of hwpoison-inject's that takes frames, open.
 fn inject(name: &str) -> File {
+    affects_machine(Effect::Poison);
     let path = Path::new("/sys/kernel/debug/hwpoison").join(name);
     let file = File::options().write(true).open(path);
     file.unwrap_or_else(|_| skip("no simulated failures (insmod hwpoison-inject.ko)"))
@@ -255,6 +258,7 @@ impl Failing {
 
 /// Marks a frame as failed, and no more.
 pub fn mark_failed(pfn: u64) {
+    affects_machine(Effect::Poison);
     let path = Path::new("/sys/module/markfailed/parameters/pfn");
     if !path.exists() {
         skip("nobody marks pages as failed (insmod markfailed.ko)");

@@ -84,7 +84,8 @@ fn run_case(case: &Case, messages: &Mutex<Vec<String>>) -> Outcome {
 }
 
 /// Runs the cases whose name contains one of the command line's words (all, if
-/// there is none), or lists them with `--list`. Fails if one of them failed.
+/// there is none), or lists them with `--list`. Fails if one of them failed or none has a
+/// word; status 4 says that none could run.
 pub fn main(cases: &[Case]) -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     if arguments.iter().any(|a| a == "--list") {
@@ -98,6 +99,10 @@ pub fn main(cases: &[Case]) -> ExitCode {
         .filter(|c| matches(c.name, &arguments))
         .collect();
     println!("KTAP version 1\n1..{}", chosen.len());
+    if chosen.is_empty() {
+        println!("Bail out! no case has one of {arguments:?} in its name");
+        return ExitCode::FAILURE;
+    }
 
     let messages = Arc::new(Mutex::new(Vec::new()));
     let heard = Arc::clone(&messages);
@@ -107,22 +112,34 @@ pub fn main(cases: &[Case]) -> ExitCode {
         }
     }));
     let running = Arc::new(AtomicU64::new(0));
-    let mut failed = 0;
+    let mut outcomes = Vec::new();
     for (i, case) in chosen.iter().enumerate() {
         let number = i + 1;
         watch(number, case.name, &running);
         let start = Instant::now();
         let outcome = run_case(case, &messages);
         running.store(0, Ordering::SeqCst);
-        failed += usize::from(matches!(outcome, Outcome::Failed(_)));
         let took = start.elapsed();
         if took > Duration::from_secs(2) {
             note(format!("took {:.1} s", took.as_secs_f64()));
         }
         print!("{}", result_line(number, case.name, &outcome));
         let _ = std::io::stdout().flush();
+        outcomes.push(outcome);
     }
-    ExitCode::from(u8::from(failed > 0))
+    ExitCode::from(status(&outcomes))
+}
+
+/// Exit status of a program whose cases ended like that, by kselftest's rules.
+fn status(outcomes: &[Outcome]) -> u8 {
+    const SKIP: u8 = 4;
+    if outcomes.iter().any(|o| matches!(o, Outcome::Failed(_))) {
+        1
+    } else if outcomes.iter().all(|o| matches!(o, Outcome::Skipped(_))) {
+        SKIP
+    } else {
+        0
+    }
 }
 
 /// Ends the program when the case is still running after [`LIMIT`]: a hang in
@@ -168,6 +185,15 @@ mod tests {
         assert!(matches("punch hole frees", &[]));
         assert!(matches("punch hole frees", &["hole".into()]));
         assert!(!matches("punch hole frees", &["mmap".into()]));
+    }
+
+    #[test]
+    fn status_follows_kselftest() {
+        let skipped = Outcome::Skipped("no KVM".into());
+        let failed = Outcome::Failed("one".into());
+        assert_eq!(status(&[Outcome::Passed, skipped.clone()]), 0);
+        assert_eq!(status(&[skipped.clone(), skipped.clone()]), 4);
+        assert_eq!(status(&[skipped, failed]), 1);
     }
 
     #[test]

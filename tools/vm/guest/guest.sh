@@ -6,17 +6,31 @@
 # /modules/stock-kvm has those of the kernel as it is, /tests our own programs,
 # /upstream Upstream's tests.
 
+# This machine is there for tests: they may do anything to it (selftests::effects).
+export PRIVMEMFD_MAY="offline poison limits"
+
 COUNTERS=/sys/kernel/debug/privmemfd
 
-# load_kvm DIR: irqbypass is built in when no KVM user wants it as a module.
+# load_kvm DIR: irqbypass is built in when no KVM user wants it as a module, and kvm-amd
+# of a kernel with SEV needs ccp.
 load_kvm() {
-	[ ! -e /modules/irqbypass.ko ] || insmod /modules/irqbypass.ko || return 1
+	for before in irqbypass ccp; do
+		[ ! -e "/modules/$before.ko" ] || insmod "/modules/$before.ko" || return 1
+	done
 	insmod "$1/kvm.ko" && insmod "$1/kvm-amd.ko" && [ -c /dev/kvm ]
 }
 
 unload_kvm() {
 	rmmod kvm_amd && rmmod kvm || return 1
-	! grep -q '^irqbypass ' /proc/modules || rmmod irqbypass
+	for before in ccp irqbypass; do
+		! grep -q "^$before " /proc/modules || rmmod "$before" || return 1
+	done
+}
+
+# need_cma: kernels without CONFIG_CMA_DEBUGFS have the area, but nobody to ask for it.
+need_cma() {
+	[ ! -d /sys/kernel/debug/cma ] || return 0
+	insmod /modules/cmaalloc.ko pages=$(($(awk '/^CmaTotal:/ { print $2 }' /proc/meminfo) / 4))
 }
 
 # counter NAME: one number of the module's debugfs folder.

@@ -28,6 +28,16 @@ pub enum VmType {
     SwProtected = 1,
 }
 
+impl VmType {
+    /// Whether this machine's KVM makes such VMs (`KVM_CAP_VM_TYPES`).
+    pub fn is_offered(self) -> io::Result<bool> {
+        let types = Kvm::new().map_err(os)?.check_extension_raw(CAP_VM_TYPES);
+        Ok(types & (1 << self as i32) != 0)
+    }
+}
+
+/// `KVM_CAP_VM_TYPES`.
+const CAP_VM_TYPES: u64 = 235;
 /// `KVM_CAP_GUEST_MEMFD_FLAGS`.
 const CAP_GUEST_MEMFD_FLAGS: u64 = 244;
 const LOW_SLOT: u32 = 0;

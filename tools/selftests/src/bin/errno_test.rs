@@ -14,6 +14,7 @@ use rustix::fs::{Advice, OFlags};
 use rustix::process::Signal;
 use rustix::thread::{capabilities, set_capabilities, CapabilitySet};
 use selftests::cases;
+use selftests::effects::{affects_machine, Effect};
 use selftests::fixtures::{
     child, device, fails, file, movable, return_from, role, signal, two_nodes, vm, wait_for, Guest,
     MIB, PAGE,
@@ -122,6 +123,7 @@ fn kvm_create_is_short_of_the_same() {
 /// more files; skips if it cannot be made so.
 fn at_the_limit_of_files<T: Send>(run: impl FnOnce() -> T + Send) -> T {
     const LIMIT: &str = "/proc/sys/fs/file-max";
+    affects_machine(Effect::Limits);
     let old = fs::read_to_string(LIMIT).unwrap();
     let result = thread::scope(|s| {
         s.spawn(|| {

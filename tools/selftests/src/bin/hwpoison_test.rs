@@ -10,6 +10,7 @@ use std::thread;
 use privmemctl::memory::{Block, MemoryMap};
 use privmemfd_ioctls::PrivMemFd;
 use selftests::cases;
+use selftests::effects::{affects_machine, Effect};
 use selftests::fixtures::{
     done, fails, in_movable_zone, movable, wait_for, Guest, MIB, PAGE, PATIENCE,
 };
@@ -184,6 +185,7 @@ impl Spread {
 
     /// Takes the first block offline that can go, and tells which.
     fn offline(&self) -> (Block, [u64; 4]) {
+        affects_machine(Effect::Offline);
         let gone = |block: &Block| match block.set_state("offline") {
             Ok(()) => true,
             Err(e) if e.raw_os_error() == Some(libc::EBUSY) => false,

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use privmemctl::memory::{MemoryMap, ShortFreeLists};
 use privmemfd_ioctls::{Mobility, Options, PrivMemFd, Refusal, Zone};
 use selftests::cases;
+use selftests::effects::{affects_machine, Effect};
 use selftests::fixtures::{
     ballast, device, fails, file, in_movable_zone, movable, two_nodes, wait_for, Guest, MIB, PAGE,
     PATIENCE,
@@ -92,6 +93,7 @@ fn part_of_a_file_moves() {
 }
 
 fn offline_moves_pages_away() {
+    affects_machine(Effect::Offline);
     let ballast = ballast();
     let fd = in_movable_zone(SIZE);
     let mut guest = Guest::new(&fd, 2);
@@ -224,6 +226,7 @@ fn pinned_pages_stay() {
     let map = MemoryMap::read().unwrap();
     if let Some(index) = map.count(&before).keys().next() {
         // A pinned page is what keeps a block from going offline.
+        affects_machine(Effect::Offline);
         let block = map.block(*index);
         if let Ok(()) = block.set_state("offline") {
             let _ = block.set_state("online");

@@ -14,6 +14,7 @@ use privmemctl::memory::ShortFreeLists;
 use privmemfd_ioctls::PrivMemFd;
 use rustix::process::Signal;
 use selftests::cases;
+use selftests::effects::{affects_machine, Effect};
 use selftests::fixtures::{
     bind_or_skip, child, in_movable_zone, movable, role, seed, signal, vm, wait_for, Cgroup, Guest,
     MIB, PAGE, PATIENCE,
@@ -357,6 +358,7 @@ fn sigkill() {
 }
 
 fn offline() {
+    affects_machine(Effect::Offline);
     against("offlined and onlined", 0, false, |_, fd, _| {
         for (block, _) in movable_blocks(fd, SIZE) {
             if block.set_state("offline").is_ok() {
