@@ -16,36 +16,60 @@ VM_OPTIONS=()
 # VM_EXITS=1 in the environment: keep a log of VM exits (testing.rst).
 [ -z "${VM_EXITS:-}" ] || VM_OPTIONS+=(--vm-exits)
 
-# prepare plain|debug|kcsan|rt: everything up to, but without, the boot. Sets KERNEL,
-# KVM_MODULES, MODULE and TEST_MODULES.
+# prepare plain|debug|kcsan|rt|stock: everything up to, but without, the boot. Sets KERNEL,
+# the build folder or, of stock, the image, KDIR, KVM_MODULES, MODULE and TEST_MODULES, and
+# KERNEL_MODULES, the kernel's own that jobs load.
 prepare() {
-	local source
-	"$TOP/tools/build/provision.sh" || exit 1
-	QEMU=$(qemu_bin)
-	export QEMU
-	source=$(readlink -f "$CACHE/linux")
-	KERNEL=$("$TOP/tools/build/kernel.sh" "$1") || exit 1
-	KVM_MODULES=$("$TOP/tools/build/kvm-modules.sh" "$KERNEL" "$source") || exit 1
-	MODULE=$BUILD/module-$1/privmemfd.ko
-	# The kernel refuses to build elsewhere while objects lie in the sources.
-	if [ -e "$TOP/modules.order" ]; then
-		say "removing the module that was built in the source tree"
-		make -s --no-print-directory -C "$TOP" module-clean KDIR="$KERNEL" >/dev/null ||
-			die "cannot clean the source tree" "run: make clean KDIR=$KERNEL"
-	fi
-	mkdir -p "$BUILD/module-$1"
-	say "module for the $1 kernel"
-	make -s --no-print-directory -C "$TOP" module KDIR="$KERNEL" MO="$BUILD/module-$1" >"$BUILD/module-$1.log" 2>&1 || {
-		tail -n 30 "$BUILD/module-$1.log" >&2
-		die "the module does not build" "read $BUILD/module-$1.log"
-	}
+	prepare_kernel "$1"
+	build_module "$1"
 	TEST_MODULES=$BUILD/test-modules-$1
 	say "TDX emulator and test modules for the $1 kernel"
-	"$TOP/tools/build/test-modules.sh" "$KERNEL" "$TEST_MODULES" \
+	"$TOP/tools/build/test-modules.sh" "$KDIR" "$TEST_MODULES" \
 		KBUILD_EXTRA_SYMBOLS="$BUILD/module-$1/Module.symvers" || exit 1
 	say "user-space programs"
 	cargo_tools build --release --quiet --workspace ||
 		die "the programs under tools/ do not build" "read the messages above"
+}
+
+# prepare_kernel FLAVOUR: the kernel and KVM for it.
+prepare_kernel() {
+	local source file
+	"$TOP/tools/build/provision.sh" || exit 1
+	QEMU=$(qemu_bin)
+	export QEMU
+	if [ "$1" = stock ]; then
+		KDIR=$("$TOP/tools/build/stock-kdir.sh" ${RELEASE:+"$RELEASE"}) || exit 1
+		STOCK=$("$TOP/tools/build/stock-image.sh" "$KDIR") || exit 1
+		KERNEL=$STOCK/vmlinuz
+		KVM_MODULES=$("$TOP/tools/build/kvm-modules.sh" --sw-protected "$KDIR" "$KDIR/source") || exit 1
+		KERNEL_MODULES=("$STOCK"/{irqbypass,ccp,hwpoison-inject}.ko)
+	else
+		source=$(readlink -f "$CACHE/linux")
+		KERNEL=$("$TOP/tools/build/kernel.sh" "$1") || exit 1
+		KDIR=$KERNEL
+		KVM_MODULES=$("$TOP/tools/build/kvm-modules.sh" "$KERNEL" "$source") || exit 1
+		KERNEL_MODULES=()
+		for file in "$KERNEL"/virt/lib/irqbypass.ko "$KERNEL"/mm/hwpoison-inject.ko; do
+			[ ! -f "$file" ] || KERNEL_MODULES+=("$file")
+		done
+	fi
+}
+
+# build_module FLAVOUR: privmemfd.ko for it.
+build_module() {
+	MODULE=$BUILD/module-$1/privmemfd.ko
+	# The kernel refuses to build elsewhere while objects lie in the sources.
+	if [ -e "$TOP/modules.order" ]; then
+		say "removing the module that was built in the source tree"
+		make -s --no-print-directory -C "$TOP" module-clean KDIR="$KDIR" >/dev/null ||
+			die "cannot clean the source tree" "run: make clean KDIR=$KDIR"
+	fi
+	mkdir -p "$BUILD/module-$1"
+	say "module for the $1 kernel"
+	make -s --no-print-directory -C "$TOP" module KDIR="$KDIR" MO="$BUILD/module-$1" >"$BUILD/module-$1.log" 2>&1 || {
+		tail -n 30 "$BUILD/module-$1.log" >&2
+		die "the module does not build" "read $BUILD/module-$1.log"
+	}
 }
 
 # demo_machine: two nodes of 2 GiB for the demonstration, which fills them; ZONE_MOVABLE
@@ -54,6 +78,40 @@ demo_machine() {
 	MEMORY=4G
 	COMMAND_LINE="numa=fake=2 movablecore=2G cma=64M@0-1G"
 	VM_OPTIONS+=(--low-memory 1G)
+}
+
+# whole NAME VALUE MIN MAX: what a user says by NAME= must be such a number.
+whole() {
+	if ! [[ $2 =~ ^[1-9][0-9]{0,6}$ ]] || [ "$2" -lt "$3" ] || [ "$2" -gt "$4" ]; then
+		die "$1=$2: not a whole number from $3 to $4" "that is what this machine and its kernel take"
+	fi
+}
+
+# most OPTION DEFAULT: what the kernel's configuration says it takes at most.
+most() {
+	sed -n "s/^CONFIG_$1=//p" "$KDIR/.config" | grep . || echo "$2"
+}
+
+# nodes LEAST: NUMA= in the environment is how many the machine has.
+nodes() {
+	[ -n "${NUMA:-}" ] || return 0
+	whole NUMA "$NUMA" "$1" $((1 << $(most NODES_SHIFT 0)))
+	COMMAND_LINE=${COMMAND_LINE/numa=fake=2/numa=fake=$NUMA}
+}
+
+# machine_size: what MIB=, VCPUS= and NUMA= say of the machine itself. Half of the memory
+# is movable.
+machine_size() {
+	nodes 1
+	if [ -n "${MIB:-}" ]; then
+		whole MIB "$MIB" 1024 1048576
+		MEMORY=${MIB}M
+		COMMAND_LINE=${COMMAND_LINE/movablecore=4G/movablecore=$((MIB / 2))M}
+	fi
+	if [ -n "${VCPUS:-}" ]; then
+		whole VCPUS "$VCPUS" 1 "$(most NR_CPUS 1)"
+		VM_OPTIONS+=(--cpus "$VCPUS")
+	fi
 }
 
 # cargo_tools COMMAND ARGS...: static programs, for the VM has no libraries.
@@ -73,7 +131,7 @@ boot() {
 		--add "$MODULE:/modules/" --add "$TEST_MODULES/tdxemu.ko:/modules/" --add "$TEST_MODULES/tdhost.ko:/modules/"
 		--add "$TEST_MODULES/copyfail.ko:/modules/" --add "$TEST_MODULES/otherkvm.ko:/modules/"
 		--add "$TEST_MODULES/badprovider.ko:/modules/" --add "$TEST_MODULES/markfailed.ko:/modules/"
-		--add "$TEST_MODULES/memscan.ko:/modules/" --add "$KERNEL/mm/hwpoison-inject.ko:/modules/"
+		--add "$TEST_MODULES/memscan.ko:/modules/" --add "$TEST_MODULES/cmaalloc.ko:/modules/"
 		--add "$KVM_MODULES/kvm.ko:/modules/kvm/" --add "$KVM_MODULES/kvm-amd.ko:/modules/kvm/"
 	)
 	shift 3
@@ -81,8 +139,9 @@ boot() {
 	while read -r file; do
 		add+=(--add "$file:/tests/")
 	done < <(find "$PROGRAMS" -maxdepth 1 -type f -executable -not -name '*.so')
-	[ ! -f "$KERNEL/virt/lib/irqbypass.ko" ] || add+=(--add "$KERNEL/virt/lib/irqbypass.ko:/modules/")
-	[ ! -f "$KERNEL/mm/hwpoison-inject.ko" ] || add+=(--add "$KERNEL/mm/hwpoison-inject.ko:/modules/")
+	for file in "${KERNEL_MODULES[@]}"; do
+		add+=(--add "$file:/modules/")
+	done
 	for file; do
 		add+=(--add "$file")
 	done

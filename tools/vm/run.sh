@@ -2,14 +2,24 @@
 # SPDX-License-Identifier: GPL-2.0
 #
 # make run: the live demonstration. Leaves build/run.json; the exit status is
-# the verdict.
+# the verdict. KERNEL=stock: on Debian's own kernel. MIB= and VCPUS= are the first guest's, NUMA= the machine's nodes.
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=prepare.sh
 . "$(dirname "$0")/prepare.sh"
 
 rm -f "$BUILD/run.json"
-prepare plain
+prepare "${KERNEL:-plain}"
 demo_machine
+nodes 2
+if [ -n "${MIB:-}" ]; then
+	# More than 512 MiB find no place beside what fills the nodes.
+	whole MIB "$MIB" 64 512
+	JOB_ARGUMENTS+=(--mib "$MIB")
+fi
+if [ -n "${VCPUS:-}" ]; then
+	whole VCPUS "$VCPUS" 1 16
+	JOB_ARGUMENTS+=(--vcpus "$VCPUS")
+fi
 say "booting the VM"
 status=0
 boot demo "$BUILD/run" 900 || status=$?

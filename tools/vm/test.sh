@@ -39,6 +39,7 @@ model_tests() {
 }
 
 host_tests() {
+	suite "make shell" "$TOP/tools/vm/shell-test.py"
 	suite "harness" python3 -m unittest discover -s "$TOP/tools/vm/tests"
 	suite "cargo test" cargo_tools test --quiet --workspace
 	suite "TDX model" model_tests
@@ -69,7 +70,7 @@ machine() {
 
 # on_plain: what is booted from here on, in a machine's own process, is the plain kernel.
 on_plain() {
-	KERNEL=${PLAIN[0]} KVM_MODULES=${PLAIN[1]} MODULE=${PLAIN[2]} TEST_MODULES=${PLAIN[3]}
+	KERNEL=${PLAIN[0]} KDIR=${PLAIN[0]} KVM_MODULES=${PLAIN[1]} MODULE=${PLAIN[2]} TEST_MODULES=${PLAIN[3]}
 }
 
 # run_machine NAME: show it live with its name in front, keep how it went.

@@ -16,13 +16,16 @@ itself failed (panic, hang, no boot), after the end of the console.
 import argparse
 import os
 import secrets
+import select
 import shlex
 import shutil
 import struct
 import subprocess
 import sys
 import tarfile
+import termios
 import time
+import tty
 from pathlib import Path
 
 from qemu import ADVICE as QEMU_ADVICE
@@ -38,6 +41,8 @@ GRACE_SECONDS = 60
 OURS = ("initramfs.cpio", "qemu.log")
 CONSOLE_TAIL = 30
 BOOT_SECONDS = 120
+# What a terminal takes for the end of input, Ctrl-D.
+END_OF_INPUT = b"\x04"
 
 
 class Archive:
@@ -126,10 +131,14 @@ def pack(target, options, token):
         archive.file("job", Path(options.script).read_bytes())
         # The line to the script is always a terminal; is its other end one?
         terminal = os.environ.get("TERM", "dumb") if sys.stdout.isatty() else "dumb"
-        settings = {"TOKEN": token, "SECONDS_ALLOWED": options.timeout, "TERM": terminal}
-        lines = [f"{key}={shlex.quote(str(value))}" for key, value in settings.items()]
-        lines.append("set -- " + shlex.join(options.arguments))
-        archive.file("etc/job", "\n".join(lines).encode() + b"\n", 0o644)
+        columns, lines = shutil.get_terminal_size()
+        settings = {
+            "TOKEN": token, "SECONDS_ALLOWED": options.timeout,
+            "TERM": terminal, "COLUMNS": columns, "LINES": lines,
+        }  # fmt: skip
+        words = [f"{key}={shlex.quote(str(value))}" for key, value in settings.items()]
+        words.append("set -- " + shlex.join(options.arguments))
+        archive.file("etc/job", "\n".join(words).encode() + b"\n", 0o644)
         for pair in options.add:
             source, _, name = pair.partition(":")
             if not name:
@@ -163,15 +172,46 @@ def qemu(options, initramfs):
         items.append("in_asm")
         emulation += ["-dfilter", "0x1+0x1"]
     emulation += ["-d", ",".join(items), "-D", log]
+    line = f"file,id=job,path={options.out}/job.raw"
+    if options.interactive:
+        line += f",input-path={options.out}/job.in"
     return [
         options.qemu, *emulation, "-cpu", "EPYC,+svm,+npt",
         "-machine", f"pc,max-ram-below-4g={options.low_memory}",
         "-smp", str(options.cpus), "-m", options.memory,
         "-nodefaults", "-display", "none", "-no-reboot",
         "-serial", f"file:{options.out}/console.log",
-        "-serial", f"file:{options.out}/job.raw",
+        "-chardev", line, "-serial", "chardev:job",
         "-kernel", str(image), "-initrd", str(initramfs), "-append", command_line,
     ]  # fmt: skip
+
+
+class Keyboard:
+    """What is typed, or comes by a pipe, is the script's input; a terminal is raw meanwhile."""
+
+    def __init__(self, fifo):
+        os.mkfifo(fifo)
+        # Also open for reading: neither we nor QEMU wait for each other, and it sees no end.
+        self.line = os.open(fifo, os.O_RDWR)
+        self.source = sys.stdin.fileno()
+        self.settings = termios.tcgetattr(self.source) if os.isatty(self.source) else None
+        if self.settings:
+            tty.setraw(self.source)
+
+    def poll(self, seconds):
+        """Brings over what is there; waits at most so long for it."""
+        if self.source is None:
+            time.sleep(seconds)
+        elif select.select([self.source], [], [], seconds)[0]:
+            data = os.read(self.source, 256)
+            os.write(self.line, data or END_OF_INPUT)
+            if not data:
+                self.source = None
+
+    def close(self):
+        os.close(self.line)
+        if self.settings:
+            termios.tcsetattr(sys.stdin.fileno(), termios.TCSADRAIN, self.settings)
 
 
 class Output:
@@ -197,9 +237,9 @@ class Output:
             self.held = data[at + len(self.marker) :]
             self.marked = True
             return
-        # The marker may be half here: hold back from the last newline on.
+        # The marker may be half here: hold that back, but no prompt of a shell.
         keep = data.rfind(b"\n", max(0, len(data) - len(self.marker)))
-        keep = len(data) if keep < 0 else keep
+        keep = keep if keep >= 0 and self.marker.startswith(data[keep:]) else len(data)
         self.show(data[:keep])
         self.held = data[keep:]
 
@@ -278,6 +318,7 @@ def parse():
     )  # fmt: skip
     parser.add_argument("--vm-exits", action="store_true", help="log what nested guests enter and leave")
     parser.add_argument("--append", default="", help="more of the kernel command line")
+    parser.add_argument("--interactive", action="store_true", help="the script's line is also its input")
     parser.add_argument("--timeout", default=300, type=int, help="seconds the script may take")
     parser.add_argument("--out", required=True, type=Path, help="folder for logs and files")
     parser.add_argument(
@@ -301,6 +342,7 @@ def main():
 
     deadline = time.monotonic() + options.timeout + GRACE_SECONDS + BOOT_SECONDS
     output = Output(options.out / "job.raw", token, sys.stdout.buffer)
+    keyboard = Keyboard(options.out / "job.in") if options.interactive else None
     with open(options.out / "qemu.log", "wb") as log:
         machine = subprocess.Popen(
             qemu(options, initramfs), stdin=subprocess.DEVNULL, stdout=log, stderr=log
@@ -308,7 +350,10 @@ def main():
         hung = False
         try:
             while machine.poll() is None:
-                time.sleep(0.05)
+                if keyboard:
+                    keyboard.poll(0.02)
+                else:
+                    time.sleep(0.05)
                 output.poll()
                 if time.monotonic() > deadline:
                     hung = True
@@ -316,6 +361,9 @@ def main():
         finally:
             machine.kill()
             machine.wait()
+            if keyboard:
+                keyboard.close()
+                (options.out / "job.in").unlink()
     output.finish()
     initramfs.unlink()
 

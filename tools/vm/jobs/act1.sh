@@ -6,4 +6,5 @@
 . /lib/guest.sh
 
 load_kvm /modules/kvm && insmod /modules/privmemfd.ko || exit 125
+need_cma || exit 125
 /tests/privmemfd-demo --plain --json /out/run.json

@@ -9,6 +9,7 @@
 
 load_kvm /modules/kvm || exit 125
 insmod /modules/privmemfd.ko || exit 125
+need_cma || exit 125
 insmod /modules/tdxemu.ko cipher=0 || exit 125
 insmod /modules/tdhost.ko || exit 125
-/tests/privmemfd-demo --tdx --json /out/run.json
+/tests/privmemfd-demo --tdx --json /out/run.json "$@"

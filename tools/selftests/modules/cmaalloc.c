@@ -1,0 +1,123 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * cmaalloc.ko - allocates from the default CMA area on request
+ *
+ * For kernels without CONFIG_CMA_DEBUGFS, as distributions' are. The files are those of
+ * that option, below /sys/kernel/debug/cma/AREA: base_pfn and count of the area, and alloc
+ * and free, to which a number of pages is written. All are freed when the module goes.
+ */
+#include <linux/cleanup.h>
+#include <linux/cma.h>
+#include <linux/debugfs.h>
+#include <linux/dma-map-ops.h>
+#include <linux/errno.h>
+#include <linux/list.h>
+#include <linux/mm.h>
+#include <linux/module.h>
+#include <linux/moduleparam.h>
+#include <linux/mutex.h>
+#include <linux/slab.h>
+
+/* What is allocated in one piece. */
+struct piece {
+	struct list_head list;
+	struct page *pages;
+	unsigned long count;
+};
+
+static struct cma *area;
+static struct dentry *root;
+static LIST_HEAD(pieces);
+static DEFINE_MUTEX(pieces_lock);
+static u64 base_pfn;
+/* The size of an area is told to no module: /proc/meminfo has it, if there is one area. */
+static ulong pages;
+
+static int take(unsigned long count)
+{
+	struct piece *piece __free(kfree) = kzalloc_obj(*piece);
+
+	if (!piece)
+		return -ENOMEM;
+	piece->pages = cma_alloc(area, count, 0, false);
+	if (!piece->pages)
+		return -ENOMEM;
+	piece->count = count;
+	list_add(&no_free_ptr(piece)->list, &pieces);
+	return 0;
+}
+
+/* Pieces at whose end @count would lie are freed in part. */
+static void give_back(unsigned long count)
+{
+	while (count && !list_empty(&pieces)) {
+		struct piece *piece = list_first_entry(&pieces, struct piece, list);
+		unsigned long part = min(count, piece->count);
+
+		cma_release(area, piece->pages + piece->count - part, part);
+		count -= part;
+		piece->count -= part;
+		if (!piece->count) {
+			list_del(&piece->list);
+			kfree(piece);
+		}
+	}
+}
+
+static int alloc_set(void *unused, u64 count)
+{
+	guard(mutex)(&pieces_lock);
+	return take(count);
+}
+
+static int free_set(void *unused, u64 count)
+{
+	guard(mutex)(&pieces_lock);
+	give_back(count);
+	return 0;
+}
+
+DEFINE_DEBUGFS_ATTRIBUTE(alloc_fops, NULL, alloc_set, "%llu\n");
+DEFINE_DEBUGFS_ATTRIBUTE(free_fops, NULL, free_set, "%llu\n");
+
+static int __init cmaalloc_init(void)
+{
+	struct dentry *dir;
+	int ret;
+
+	area = dev_get_cma_area(NULL);
+	if (!area)
+		return -ENODEV;
+	if (!pages)
+		return -EINVAL;
+
+	/* Its first page is that of the whole. */
+	ret = take(pages);
+	if (ret)
+		return ret;
+	base_pfn = page_to_pfn(list_first_entry(&pieces, struct piece, list)->pages);
+	give_back(pages);
+
+	root = debugfs_create_dir("cma", NULL);
+	if (IS_ERR(root))
+		return PTR_ERR(root);
+	dir = debugfs_create_dir(cma_get_name(area), root);
+	debugfs_create_u64("base_pfn", 0400, dir, &base_pfn);
+	debugfs_create_ulong("count", 0400, dir, &pages);
+	debugfs_create_file_unsafe("alloc", 0200, dir, NULL, &alloc_fops);
+	debugfs_create_file_unsafe("free", 0200, dir, NULL, &free_fops);
+	return 0;
+}
+module_init(cmaalloc_init);
+
+static void __exit cmaalloc_exit(void)
+{
+	debugfs_remove(root);
+	give_back(ULONG_MAX);
+}
+module_exit(cmaalloc_exit);
+
+module_param(pages, ulong, 0400);
+MODULE_PARM_DESC(pages, "size of the area in pages");
+MODULE_DESCRIPTION("Allocates from the CMA area on request, to test what is moved for it");
+MODULE_LICENSE("GPL");

@@ -1,0 +1,106 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0
+"""shell-test.py: make shell through a pseudo terminal, as a person would use it.
+
+Types commands at the prompt, interrupts one by Ctrl-C, leaves a file for the host, and
+ends the shell with a status; then the same without a terminal, and one command by CMD=.
+Prints KTAP."""
+
+import fcntl
+import os
+import pty
+import select
+import struct
+import subprocess
+import sys
+import termios
+import time
+from pathlib import Path
+
+TOP = Path(__file__).resolve().parents[2]
+SHELL = str(TOP / "tools/vm/shell.sh")
+PROMPT = b"vm# "
+ROWS, COLUMNS = 33, 77
+# The command's own text must not be the answer.
+DIALOGUE = (
+    (PROMPT, b"echo $((600 * 70 + 7))\n"),
+    (b"42007\r\n", b""),
+    (PROMPT, b"stty size\n"),
+    (f"{ROWS} {COLUMNS}".encode(), b""),
+    (PROMPT, b"ls /dev/kvm /dev/privmemfd | rev; sleep 1000\n"),
+    (b"dfmemvirp/ved/", b"\x03"),
+    (PROMPT, b"echo kept >/out/kept; exit 3\n"),
+)
+LIMIT = 400
+
+
+def terminal():
+    """What is wrong with a shell on a terminal; None if nothing is."""
+    pid, line = pty.fork()
+    if pid == 0:
+        os.execvp(SHELL, [SHELL])
+    fcntl.ioctl(line, termios.TIOCSWINSZ, struct.pack("HHHH", ROWS, COLUMNS, 0, 0))
+    before = termios.tcgetattr(line)
+    shown, at, end = b"", 0, time.monotonic() + LIMIT
+    steps = list(DIALOGUE)
+    after = None
+    while time.monotonic() < end:
+        if not select.select([line], [], [], 1)[0]:
+            continue
+        try:
+            shown += os.read(line, 4096)
+            after = termios.tcgetattr(line)
+        except OSError:  # the other end is closed
+            break
+        while steps and (found := shown.find(steps[0][0], at)) >= 0:
+            at = found + len(steps[0][0])
+            os.write(line, steps.pop(0)[1])
+    else:
+        os.kill(pid, 15)
+    status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    kept = TOP / "build/shell/kept"
+    for wrong, text in (
+        (steps, f"{steps and steps[0][0]} did not come"),
+        (status != 3, f"exit status {status}, not that of the shell"),
+        (after != before, "the terminal is left in another mode"),
+        (not kept.exists() or kept.read_text() != "kept\n", f"no {kept}"),
+    ):
+        if wrong:
+            return f"{text}\n{shown[-3000:].decode(errors='replace')}"
+    return None
+
+
+def run(status, wanted, typed=None, **environment):
+    done = subprocess.run(
+        [SHELL], env=os.environ | environment, input=typed or b"", capture_output=True, timeout=LIMIT, check=False
+    )
+    if done.returncode == status and wanted in done.stdout + done.stderr:
+        return None
+    return f"exit status {done.returncode}:\n{(done.stdout + done.stderr)[-3000:].decode(errors='replace')}"
+
+
+CASES = (
+    ("a terminal: prompt, size, Ctrl-C, files, status", terminal),
+    ("a pipe is typed", lambda: run(5, b"42007", b"echo $((600 * 70 + 7)); exit 5\n")),
+    ("the end of a pipe ends the shell", lambda: run(0, b"42007", b"echo $((600 * 70 + 7))\n")),
+    ("CMD= is run, and its status returned", lambda: run(7, b"42007", CMD="echo $((600 * 70 + 7)); exit 7")),
+    ("MIB= is refused", lambda: run(1, b"MIB=12x: not a whole number", MIB="12x")),
+)
+
+
+def main():
+    words = sys.argv[1:]
+    cases = [case for case in CASES if not words or any(word in case[0] for word in words)]
+    print(f"KTAP version 1\n1..{len(cases)}", flush=True)
+    failed = 0
+    for number, (name, case) in enumerate(cases, 1):
+        wrong = case()
+        failed += bool(wrong)
+        for line in (wrong or "").splitlines():
+            print(f"# {line}")
+        print(f"{'not ' if wrong else ''}ok {number} {name}", flush=True)
+    return int(failed > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
