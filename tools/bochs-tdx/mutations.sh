@@ -4,6 +4,7 @@
 # mutations.sh [WORD]: break the emulated TDX host, KVM's part or the module in one
 # way after the other, and see that the tests notice. With WORD: only
 # those whose names contain it. Leaves the sources alone.
+# shellcheck disable=SC2016 # Perl expands it
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=../vm/prepare.sh
 . "$(dirname "$0")/../vm/prepare.sh"
@@ -17,11 +18,15 @@ OUT=$BUILD/tdx-host-mutations
 COPY=$OUT/source
 only=${1:-}
 failed=0
-# What of td-test is run; FINALIZED for the mutant that only a race shows, which by
-# itself is no proof of the others; GUEST for what only the guest sees.
+# What of td-test is run. The others are for what moves alone do not show: FINALIZED and
+# STEADY have a module that watches KVM, GUEST is for what only the guest sees, LOST for
+# pages that do not come back, BUG for a mirror page table that is wrong.
 MOVES=(moves 2 2 2)
-FINALIZED=(privmemfd 2 2 2 finalize_raced counters)
+FINALIZED=(faults 2 2 2 exclusive_calls fault_counters)
+STEADY=(faults 2 2 2 rebooting_host provider_calls invalidations fault_counters)
 GUEST=(privmemfd 2 2 2 guest_faults spec_ctrl interrupts_while_moving counters)
+LOST=(lost 2 2 2 lost_td lost_td_with_blocked_pages holes_of_a_lost_td fault_counters_with_lost_tds)
+BUG=(bugs 2 2 2 page_elsewhere fault_counters_with_bugs)
 TESTS=("${MOVES[@]}")
 # What is run: moves or linux.
 RUN=moves
@@ -48,21 +53,35 @@ unbuildable() {
 	failed=1
 }
 
-# wanted NAME
-wanted() { case $1 in *"$only"*) ;; *) return 1 ;; esac }
+declare -A proven
+
+# wanted NAME: it is, and the tests that are to notice it pass with nothing broken.
+wanted() {
+	local what="$RUN ${TESTS[*]}"
+	case $1 in *"$only"*) ;; *) return 1 ;; esac
+	[ -z "${proven[$what]:-}" ] || return 0
+	: >"$OUT/summary.log"
+	"$RUN" "$BOCHS" "$KVM_MODULES" "$MODULE" ||
+		die "with nothing broken this fails: $what ($(noticed $?))" "run tools/bochs-tdx/run.sh or make td first"
+	proven[$what]=1
+}
 
 # moves BOCHS KVM_MODULES MODULE: TDs whose memory moves, and what the TDX module
 # saw of it.
+# shellcheck disable=SC2317 # called as $RUN
 moves() {
 	local status=0
-	KVM_MODULES=$2 MODULE=$3 tdx_host "$1" "$OUT/host" 200 -- privmemfd "${TESTS[@]}" >"$OUT/host.log" 2>&1 || status=$?
+	KVM_MODULES=$2 MODULE=$3 tdx_host "$1" "$OUT/host" 200 --add "$TEST_MODULES/tdxfaults.ko:/modules/" \
+		--add "$TEST_MODULES/tdxwitness.ko:/modules/" -- privmemfd "${TESTS[@]}" >"$OUT/host.log" 2>&1 || status=$?
 	"$HERE/summary.py" "$OUT/host.json" 1 "host=$OUT/host" 2>"$OUT/summary.log" || status=$((status ? status : 1))
 	return "$status"
 }
 
 # The Linux TD, as make td has it, with few moves.
+# shellcheck disable=SC2317 # called as $RUN
 linux() {
 	local status=0
+	[ -n "${PARTS:-}" ] || linux_td_parts
 	rm -f "$OUT/host.json" "$OUT/td.json"
 	KVM_MODULES=$2 MODULE=$3 linux_td "$1" "$OUT/host" 900 1 -- --target 1 >"$OUT/host.log" 2>&1 || status=$?
 	[ ! -f "$OUT/host/host.json" ] ||
@@ -119,17 +138,30 @@ emulator() {
 	rm -rf "$bochs"
 }
 
-# kvm NAME FILE PERL_EXPRESSION: FILE is a patch.
+# With the call of the architecture that only a KVM for SEV-SNP has; TDX does nothing there.
+KVM_FLAGS=KCFLAGS=-DCONFIG_HAVE_KVM_ARCH_GMEM_INVALIDATE=1
+
+# kvm NAME FILE PERL_EXPRESSION: FILE is one of KVM's, with our patches. What depends on
+# it is built again, in a place where the rest has been built.
 kvm() {
+	local overlay=$OUT/kvm/overlay objects=$OUT/kvm/overlay/arch/x86/kvm status=0
 	wanted "$1" || return 0
-	copy tools/build patches include
-	broken "$1" "$2" "$3" || return 0
-	"$COPY/tools/build/kvm-modules.sh" "$KERNEL" "$(readlink -f "$CACHE/linux")" "$OUT/kvm" \
-		>"$OUT/build.log" 2>&1 || {
-		unbuildable "$1"
+	"$TOP/tools/build/kvm-modules.sh" "$KERNEL" "$(readlink -f "$CACHE/linux")" "$OUT/kvm" -- "$KVM_FLAGS" \
+		>"$OUT/build.log" 2>&1 || die "KVM's modules do not build" "read $OUT/build.log"
+	cp "$overlay/$2" "$OUT/unbroken"
+	perl -0pi -e "$3" "$overlay/$2"
+	if cmp -s "$overlay/$2" "$OUT/unbroken"; then
+		echo "not applied: $1"
+		failed=1
 		return
-	}
-	verdict "$1" "$BOCHS" "$OUT/kvm" "$MODULE"
+	fi
+	kmake "$KERNEL" M="$objects" -j"$(nproc)" "$KVM_FLAGS" modules >"$OUT/build.log" 2>&1 || status=$?
+	cp "$OUT/unbroken" "$overlay/$2"
+	if [ "$status" -eq 0 ]; then
+		verdict "$1" "$BOCHS" "$objects" "$MODULE"
+	else
+		unbuildable "$1"
+	fi
 }
 
 # module NAME FILE PERL_EXPRESSION
@@ -150,25 +182,12 @@ module() {
 prepare plain
 BOCHS=$("$HERE/build.sh")
 mkdir -p "$OUT"
-# unbroken: the tests pass.
-unbroken() {
-	moves "$BOCHS" "$KVM_MODULES" "$MODULE" ||
-		die "the tests fail with nothing broken: $(noticed $?)" "run tools/bochs-tdx/run.sh first"
-}
-
-TESTS=("${FINALIZED[@]}")
-unbroken
-TESTS=("${GUEST[@]}")
-unbroken
-TESTS=("${MOVES[@]}")
-unbroken
-
 model=tools/tdx-emu/model/src
-relocate=patches/0010-KVM-TDX-Let-the-provider-of-private-memory-move-page.patch
+tdx=arch/x86/kvm/vmx/tdx.c
 emulator "the TDX module forgets to flush for a new epoch" $model/epoch.rs \
 	's/self\.flush_translations\(lp, td\);\n            \}/let _ = lp;\n            }/'
 emulator "the CPU ignores the TDX module's INVEPT" tools/bochs-tdx/cpu/tdx.cc 's/tdx_tlb_invept\(lp, eptp\);//'
-kvm "KVM does not kick vCPUs" $relocate \
+kvm "KVM does not kick vCPUs" $tdx \
 	's/kvm_make_all_cpus_request\(tdx_relocation_to_kvm\(td\), KVM_REQ_OUTSIDE_GUEST_MODE\);/(void)td;/'
 TESTS=("${GUEST[@]}")
 emulator "a TD changes EFER as it likes" $model/leaf/msr.rs 's/Some\(new\)\) if \(new \^ current\(\)\)[^=]*== 0/Some(_))/'
@@ -177,15 +196,31 @@ emulator "a TD leaves its SPEC_CTRL behind" tools/bochs-tdx/cpu/tdx_enter.cc 's/
 emulator "the length of an INT that is repeated is lost" tools/bochs-tdx/cpu/tdx_exit.cc \
 	's/VMwrite32\(VMCS_32BIT_VMEXIT_INSTRUCTION_LENGTH, .*?\);//'
 TESTS=("${FINALIZED[@]}")
-kvm "KVM moves pages of a TD that is being built" $relocate \
-	's/mutex_trylock\(&kvm->slots_lock\);\n\+\t\tif \(!locked\)/mutex_trylock(&kvm->slots_lock);\n+\t\tif (false)/'
+kvm "KVM finalizes a TD while its pages move" $tdx 's/guard\(read_lock\)\(&kvm->mmu_lock\);\n(\n\tcmd->hw_error = tdh_mr_finalize)/$1/'
+kvm "KVM measures a page while others move" $tdx 's/scoped_guard\(read_lock, &kvm->mmu_lock\)\n(\s*err = tdh_mr_extend)/$1/'
+TESTS=("${STEADY[@]}")
+kvm "KVM moves pages while the host reboots" $tdx 's/(SEAMCALL faults from here on\. \*\/\n\tif \()unlikely\(virt_rebooting\)/$1false/'
+kvm "KVM makes no SEAMCALL before the provider" $tdx 's/tdh_mng_rd\(&kvm_tdx->td, TDCS_EXEC\(TD_TDCS_EXEC_TSC_OFFSET\), &unused\);(\n\t\tr = )/(void)unused;$1/'
+kvm "KVM leaves preemption to the provider" $tdx 's/scoped_guard\(preempt\) \{(\n\t\ttdh_mng_rd)/{$1/'
+kvm "KVM does not tell the architecture of pages that move" virt/kvm/guest_memfd.c \
+	's/(flush \|= kvm_mmu_unmap_gfn_range\(kvm, &gfn_range\);\n\n#ifdef CONFIG_HAVE_KVM_ARCH_GMEM_INVALIDATE\n)\t\tkvm_arch_gmem_invalidate_range\(kvm, &gfn_range\);/$1/'
+TESTS=("${LOST[@]}")
+kvm "KVM forgets a page that it cannot remove" $tdx 's/\ttdx_keep_page\(kvm, pfn, why\);\n\n(\tif \(!tdx_td_is_lost)/$1/'
+kvm "KVM forgets a page that the provider cannot get back" $tdx 's/for \(; nr; nr--\)\n\t\ttdx_relocation_keep\(kvm, &moves\[nr - 1\]\);/(void)tdx_relocation_keep;/'
+kvm "KVM does not reclaim the pages it has kept" $tdx 's/(before all other pages of the TD\. \*\/\n)\ttdx_reclaim_kept_pages\(kvm_tdx\);/$1\t(void)tdx_reclaim_kept_pages;/'
+kvm "KVM takes a lost TD for a bug" $tdx 's/if \(r == -EIO\)\n\t\tkvm_vm_dead\(kvm\);\n\telse\n//'
+kvm "KVM takes a page it cannot remove for a bug" $tdx 's/return virt_rebooting && \(err & TDX_SW_ERROR\)/return false \&\& (err & TDX_SW_ERROR)/; s/(if \(\(err & TDX_SEAMCALL_STATUS_MASK\) == TDX_TD_FATAL\)\n\t\treturn )true/$1false/'
+module "a page that stays blocked is taken for the TD's as before" src/backend/tdx.rs 's/(Outcome::Stuck => \(Err\(Refusal::Guest\.into\(\)\), Source::)Owned/$1Settled/'
+module "a page that stays blocked does not leave its file" src/file/lost.rs 's/Err\(_\) if src\.is_kept\(\) => leave\(file, src\),//'
+TESTS=("${BUG[@]}")
+kvm "KVM takes a page that is mapped elsewhere for unmapped" arch/x86/kvm/mmu/tdp_mmu.c \
+	's/if \(KVM_BUG_ON\(spte_to_pfn\(iter->old_spte\) != pfn, kvm\)\)\n\t\t\t\treturn -EBUSY;/if (spte_to_pfn(iter->old_spte) != pfn)\n\t\t\t\treturn 0;/'
 TESTS=("${MOVES[@]}")
 tdx_mutants module
 
 # What a Linux TD sees, and nothing that was written here.
 RUN=linux
-linux_td_parts
-linux "$BOCHS" "$KVM_MODULES" "$MODULE" || die "the Linux TD fails with nothing broken" "run make td first"
+TESTS=()
 emulator "Linux TD: CPUID does not follow XFAM" $model/leaf/cpuid.rs 's/&& xfam & m\.2 != m\.2/&& false/'
 emulator "Linux TD: RTMR.EXTEND does nothing" $model/leaf/guest_measure.rs \
 	's/self\.tdcs_wr\(&v\.td, at\(i\), w\);/let _ = (i, w);/'

@@ -5,7 +5,8 @@
  * Probes in KVM and in the kernel's SEAMCALLs. Parameters that count:
  *
  *   exclusive		calls of TDH.MR.EXTEND and TDH.MR.FINALIZE, which take the
- *			TDR for exclusive use; each lasts linger_us longer
+ *			TDR for exclusive use; each lasts linger_us longer, the latter,
+ *			of which there is one for each TD, FINALIZE_LINGERS times that
  *   overlaps		moves of pages of a TD that have begun during one of those
  *   provider_calls	moves of pages of a TD
  *   unprepared		those before which the kernel has made no SEAMCALL of its own on
@@ -82,13 +83,27 @@ module_param_cb(rebooting, &rebooting_ops, NULL, 0200);
 
 /* --- calls that take the TDR for exclusive use */
 
+#define FINALIZE_LINGERS	50
+
 static atomic_t under_way;
 
-static int exclusive_begins(struct kretprobe_instance *instance, struct pt_regs *regs)
+static void exclusive_begins(unsigned int times)
 {
 	atomic_inc(&exclusive);
 	atomic_inc(&under_way);
-	udelay(READ_ONCE(linger_us));
+	while (times--)
+		udelay(READ_ONCE(linger_us));
+}
+
+static int extend_begins(struct kretprobe_instance *instance, struct pt_regs *regs)
+{
+	exclusive_begins(1);
+	return 0;
+}
+
+static int finalize_begins(struct kretprobe_instance *instance, struct pt_regs *regs)
+{
+	exclusive_begins(FINALIZE_LINGERS);
 	return 0;
 }
 
@@ -100,13 +115,13 @@ static int exclusive_ends(struct kretprobe_instance *instance, struct pt_regs *r
 
 static struct kretprobe extend_probe = {
 	.kp.symbol_name = "tdh_mr_extend",
-	.entry_handler = exclusive_begins,
+	.entry_handler = extend_begins,
 	.handler = exclusive_ends,
 };
 
 static struct kretprobe finalize_probe = {
 	.kp.symbol_name = "tdh_mr_finalize",
-	.entry_handler = exclusive_begins,
+	.entry_handler = finalize_begins,
 	.handler = exclusive_ends,
 };
 

@@ -40,9 +40,10 @@ fn judge(vm: &Vm, outcomes: &[Outcome], result: Result<(), TdLost>, what: &str) 
                 assert!(result.is_err(), "{what}: a page is stuck in a TD that runs");
                 scribble(vm, to);
             }
-            // The new page is the host's.
+            // The new page is the host's, and nothing has become of the old one.
             Outcome::Contended | Outcome::Refused => {
                 assert_eq!(frame, from, "{what}: {gpa:#x}");
+                assert_eq!(state, 4, "{what}: {gpa:#x} is not said to be stuck");
                 scribble(vm, to);
             }
         }
