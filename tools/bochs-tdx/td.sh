@@ -3,10 +3,15 @@
 #
 # td.sh: `make td`. Debian's QEMU, firmware and kernel, unmodified, as a TD on the emulated
 # TDX host; its memory is a privmemfd and moves while it runs. Leaves build/td.json; the exit
-# status is the verdict. In the environment: VCPUS (1; 2 do not get
-# through the boot, README.md), MIB (256), RELOCATIONS (200000) that
-# have to happen, APPEND for the TD's kernel command line; TD_KERNEL, TD_INITRD and
-# HOST_KERNEL for your own; TD_SHELL=1 for a shell in the TD, where nothing moves.
+# status is the verdict.
+#
+#   --kernel IMAGE      the TD's kernel (TD_KERNEL)
+#   --initrd ARCHIVE    its initial archive (TD_INITRD)
+#   --append TEXT       more of its command line (APPEND)
+#   --host-kernel TREE  a built kernel for the host, or a bzImage (HOST_KERNEL)
+#   --shell             a shell in the TD, where nothing moves (TD_SHELL)
+#
+# Also in the environment: VCPUS (1), MIB (256), RELOCATIONS (200000) that have to happen.
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=../vm/prepare.sh
 . "$(dirname "$0")/../vm/prepare.sh"
@@ -15,6 +20,24 @@ set -euo pipefail
 
 HERE=$TOP/tools/bochs-tdx
 OUT=$BUILD/td
+while [ $# -gt 0 ]; do
+	case $1 in
+	--shell) TD_SHELL=1 && shift && continue ;;
+	--kernel | --initrd | --append | --host-kernel) ;;
+	*) die "unknown option $1" "--kernel, --initrd, --append, --host-kernel or --shell" ;;
+	esac
+	[ $# -ge 2 ] || die "$1 needs a value"
+	case $1 in
+	--kernel) TD_KERNEL=$2 ;;
+	--initrd) TD_INITRD=$2 ;;
+	--append) APPEND=$2 ;;
+	--host-kernel) HOST_KERNEL=$2 ;;
+	esac
+	shift 2
+done
+for file in ${TD_KERNEL:+"$TD_KERNEL"} ${TD_INITRD:+"$TD_INITRD"} ${HOST_KERNEL:+"$HOST_KERNEL"}; do
+	[ -e "$file" ] || die "there is no $file" "give the path of a kernel image, an archive or a built kernel tree"
+done
 vcpus=${VCPUS:-1}
 mib=${MIB:-256}
 relocations=${RELOCATIONS:-200000}

@@ -22,8 +22,6 @@ use serde::Serialize;
 use crate::guest::{Guest, Setup, Stage};
 use crate::moves::{Counters, Memory};
 
-/// Longest time for a stage that the TD has to reach.
-const PATIENCE: Duration = Duration::from_secs(400);
 /// Longest time for the TD's end.
 const LAST_ROUND: Duration = Duration::from_secs(120);
 /// Longest time without a line.
@@ -54,6 +52,9 @@ struct Cli {
     /// Folder for what comes out of it
     #[arg(long, default_value = "/out")]
     out: PathBuf,
+    /// Longest time for a stage that the TD has to reach, in seconds
+    #[arg(long, default_value_t = 400)]
+    patience: u64,
     /// Leave the memory where it is
     #[arg(long)]
     still: bool,
@@ -169,12 +170,12 @@ impl Show {
             if !self.guest.runs()? {
                 bail!("the TD has ended during {name}");
             }
-            if began.elapsed() > PATIENCE {
+            if began.elapsed().as_secs() > self.cli.patience {
                 let first = self.guest.whereabouts();
                 thread::sleep(BEAT);
                 let text = first + "--- a moment later\n" + &self.guest.whereabouts();
                 fs::write(self.cli.out.join("stuck.log"), text)?;
-                bail!("{name} has not ended within {} s", PATIENCE.as_secs());
+                bail!("{name} has not ended within {} s", self.cli.patience);
             }
             if !moved && self.counters()?.pages > enough {
                 self.round(name, 1, Some(until))?;
