@@ -22,13 +22,58 @@ const BASE: u64 = 0;
 pub mod emulator {
     use super::*;
 
-    /// Where a file of the emulator is.
-    pub fn path(name: &str) -> String {
+    fn path(name: &str) -> String {
         format!("{EMULATOR}/{name}")
     }
 
     fn read(name: &str) -> String {
         fs::read_to_string(path(name)).unwrap_or_else(|e| panic!("{}: {e}", path(name)))
+    }
+
+    /// Calls fail by the emulator's rules as long as this lives: no other case and no
+    /// other program meets them, also when this one panics.
+    #[must_use = "nothing fails any more when this is dropped"]
+    pub struct Faults(String);
+
+    impl Faults {
+        /// Adds rules, one a line.
+        #[track_caller]
+        pub fn inject(rules: &str) -> Self {
+            Self::to(path("faults"), rules)
+        }
+
+        #[track_caller]
+        fn to(path: String, rules: &str) -> Self {
+            let faults = Self(path);
+            let done = fs::write(&faults.0, rules);
+            done.unwrap_or_else(|e| panic!("{}: {rules}: {e}", faults.0));
+            faults
+        }
+    }
+
+    impl Drop for Faults {
+        fn drop(&mut self) {
+            let done = fs::write(&self.0, "clear");
+            let panics = thread::panicking();
+            assert!(done.is_ok() || panics, "{}: {done:?}", self.0);
+        }
+    }
+
+    #[test]
+    fn faults_end_also_when_a_case_panics() {
+        let file = std::env::temp_dir().join(format!("faults-{}", std::process::id()));
+        let path = file.to_str().unwrap().to_owned();
+        let read = || fs::read_to_string(&file).unwrap();
+        drop(Faults::to(path.clone(), "wrong"));
+        assert_eq!(read(), "clear");
+        let failed = std::panic::catch_unwind(|| {
+            let _faults = Faults::to(path, "wrong");
+            assert_eq!(read(), "wrong");
+            panic!("a case that fails");
+        });
+        assert!(failed.is_err());
+        assert_eq!(read(), "clear");
+        fs::remove_file(&file).unwrap();
     }
 
     /// Writes a command to a file of the emulator.

@@ -1,13 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 //! TDs on the emulated TDX module.
 
+use std::any::Any;
 use std::cell::Cell;
-use std::fs;
 use std::ops::Range;
-use std::path::PathBuf;
-use std::thread;
 
-use selftests::tdx::emulator;
+use selftests::starve::FailingCopies;
+use selftests::tdx::emulator::{self, Faults};
 use tdhost::uapi::TDXEMU_EVE;
 use tdhost::{Command, Device, SeptState, Td};
 use tdx_emu_model::regs::op;
@@ -22,9 +21,6 @@ const VCPU: u32 = 0;
 const VICTIM: u32 = 1;
 const NOVICE: u32 = 2;
 
-/// Copies of pages that are to fail.
-const COPYFAIL: &str = "/sys/module/copyfail/parameters/copies";
-
 /// A TD.
 pub struct Domain {
     td: Td,
@@ -32,39 +28,12 @@ pub struct Domain {
     used: [Cell<bool>; 2],
 }
 
-/// Something goes wrong as long as this lives.
+/// Lets moves go wrong as long as the result lives.
 #[must_use = "nothing goes wrong any more when this is dropped"]
-pub struct Injected {
-    path: PathBuf,
-    sound: &'static str,
-}
-
-impl Injected {
-    fn write(path: PathBuf, wrong: &str, sound: &'static str) -> Self {
-        let injected = Self { path, sound };
-        let done = fs::write(&injected.path, wrong);
-        done.unwrap_or_else(|e| panic!("{}: {wrong}: {e}", injected.path.display()));
-        injected
-    }
-}
-
-impl Drop for Injected {
-    /// Also when the operation has diverged: the next sequence must not meet it.
-    fn drop(&mut self) {
-        let done = fs::write(&self.path, self.sound);
-        assert!(
-            done.is_ok() || thread::panicking(),
-            "{}: {done:?}",
-            self.path.display()
-        );
-    }
-}
-
-/// Lets moves go wrong.
-pub fn inject(fault: Fault) -> Injected {
+pub fn inject(fault: Fault) -> Box<dyn Any> {
     match fault {
-        Fault::CopyFails => Injected::write(COPYFAIL.into(), &COPIES.to_string(), "0"),
-        _ => Injected::write(emulator::path("faults").into(), &rules(fault), "clear"),
+        Fault::CopyFails => Box::new(FailingCopies::next(COPIES as u64)),
+        _ => Box::new(Faults::inject(&rules(fault))),
     }
 }
 
@@ -217,24 +186,4 @@ pub fn check(system: &System, state: &State, file: usize, at: Option<&Range<usiz
     }
     assert_eq!(emulator::stray_writes(), 0, "the host wrote to a TD's page");
     assert!(!emulator::is_dead(), "the TDX module has shut itself down");
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_fault_ends_with_the_operation_also_when_that_panics() {
-        let path = std::env::temp_dir().join(format!("faults-{}", std::process::id()));
-        let read = || fs::read_to_string(&path).unwrap();
-        drop(Injected::write(path.clone(), "wrong", "sound"));
-        assert_eq!(read(), "sound");
-        let diverged = std::panic::catch_unwind(|| {
-            let _injected = Injected::write(path.clone(), "wrong", "sound");
-            assert_eq!(read(), "sound", "a divergence");
-        });
-        assert!(diverged.is_err());
-        assert_eq!(read(), "sound");
-        fs::remove_file(&path).unwrap();
-    }
 }

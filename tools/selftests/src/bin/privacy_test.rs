@@ -18,7 +18,8 @@ use selftests::fixtures::{
 use selftests::hostmem::{compact, movable_blocks, unpoison};
 use selftests::ktap::{self, note, skip};
 use selftests::starve::FailingCopies;
-use selftests::tdx::{emulator, Tdx};
+use selftests::tdx::emulator::Faults;
+use selftests::tdx::Tdx;
 use tdhost::MOVE_LEAVES;
 use vmm::guest::Field;
 
@@ -282,9 +283,9 @@ fn tds() {
         .iter()
         .filter(|l| **l != "TDH.MEM.RANGE.UNBLOCK")
     {
-        emulator::write("faults", &format!("{leaf} nth=1 status=0xc000030000000008"));
+        let faults = Faults::inject(&format!("{leaf} nth=1 status=0xc000030000000008"));
         let _ = tdx.fd.move_range(tdx.all(), None);
-        emulator::write("faults", "clear");
+        drop(faults);
         td_content(&tdx.fd, &format!("when {leaf} had failed"));
     }
     let Tdx { td, fd, .. } = tdx;
@@ -299,9 +300,9 @@ fn lost_tds() {
     look_for(&format!("td {:x} {SIZE:x}", tdx.seed));
     let refused = "nth=1 repeat=0 status=0xc000030000000008";
     let rules = format!("TDH.MEM.PAGE.RELOCATE {refused}\nTDH.MEM.RANGE.UNBLOCK {refused}");
-    emulator::write("faults", &rules);
+    let faults = Faults::inject(&rules);
     let moved = tdx.fd.move_range(0..4 * PAGE, None);
-    emulator::write("faults", "clear");
+    drop(faults);
     assert!(moved.is_err() && tdx.td.is_dead(), "{moved:?}");
     td_content(&tdx.fd, "of a lost TD");
     let Tdx { td, fd, .. } = tdx;

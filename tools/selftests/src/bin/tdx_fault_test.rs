@@ -24,7 +24,8 @@ use selftests::hostmem::{
     KPF_RESERVED,
 };
 use selftests::ktap::{self, note, skip};
-use selftests::tdx::{emulator, Tdx};
+use selftests::tdx::emulator::{self, Faults};
+use selftests::tdx::Tdx;
 use tdhost::Command;
 use tdx_emu_model::leaf_statuses::{self, name, operand, IOMMU_IOTLB_TRACKING_NOT_DONE};
 use tdx_emu_model::regs::{leaf, leaf_name, op};
@@ -193,7 +194,7 @@ fn move_with(tdx: &Tdx, leaf_no: u16, status: u64, when: When) -> Outcome {
     // A contended call is made many times.
     let pages = if when == When::Always { 8 } else { PAGES };
     let before = kept_pages();
-    emulator::write("faults", &rules);
+    let faults = Faults::inject(&rules);
     let mut outcome = Outcome::Moved;
     for _ in 0..TRIES {
         match tdx.fd.move_range(0..pages * PAGE, None) {
@@ -209,7 +210,7 @@ fn move_with(tdx: &Tdx, leaf_no: u16, status: u64, when: When) -> Outcome {
         }
     }
     let fired = emulator::faults_fired(leaf);
-    emulator::write("faults", "clear");
+    drop(faults);
     assert!(fired > 0, "{leaf} was not called");
     match outcome {
         _ if tdx.td.is_dead() => Outcome::Lost,
@@ -318,9 +319,9 @@ fn pages_are_kept_until_the_td_is_gone() {
 
     let refused = with_op(status::PAGE_METADATA_INCORRECT, op::RCX);
     let rule = format!("TDH.PHYMEM.PAGE.WBINVD nth=1 repeat=0 status={refused:#x}");
-    emulator::write("faults", &rule);
+    let faults = Faults::inject(&rule);
     let moved = tdx.fd.move_range(tdx.all(), None);
-    emulator::write("faults", "clear");
+    drop(faults);
     assert_eq!(moved.unwrap(), PAGES);
     tdx.verify();
 
@@ -346,9 +347,9 @@ fn stuck_pages_do_not_move() {
         "TDH.MEM.PAGE.RELOCATE nth=1 repeat=0 status={refused:#x}\n\
          TDH.MEM.RANGE.UNBLOCK nth=1 status={refused:#x}\n"
     );
-    emulator::write("faults", &rules);
+    let faults = Faults::inject(&rules);
     let moved = tdx.fd.move_range(0..8 * PAGE, None);
-    emulator::write("faults", "clear");
+    drop(faults);
     assert!(moved.is_err() && tdx.td.is_dead(), "{moved:?}");
     let (fd, all) = (tdx.fd.try_clone().unwrap(), tdx.all());
 
