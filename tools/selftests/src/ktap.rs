@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::starve::Starved;
 use crate::stuck;
 
 /// Longest time that a case may take.
@@ -70,7 +71,9 @@ fn matches(name: &str, filters: &[String]) -> bool {
 
 fn run_case(case: &Case, messages: &Mutex<Vec<String>>) -> Outcome {
     messages.lock().unwrap().clear();
+    let starved = Starved::as_asked_for();
     let end = catch_unwind(AssertUnwindSafe(case.run));
+    drop(starved);
     let said = std::mem::take(&mut *messages.lock().unwrap()).join("\n");
     match end {
         Ok(()) if said.is_empty() => Outcome::Passed,

@@ -9,6 +9,9 @@ use crate::ktap::skip;
 
 const DEBUGFS: &str = "/sys/kernel/debug";
 const MARK: &str = "/proc/thread-self/make-it-fail";
+/// `failslab:5`: in each case so many percent of the allocations of kernel objects fail,
+/// `fail_page_alloc:5`: of pages. A whole program cannot be starved, it would not start.
+const ASKED_FOR: &str = "STARVE";
 
 /// While it lives, allocations of one kind by the thread that made it fail. The kernel's fault injection does it.
 pub struct Starved {
@@ -38,7 +41,23 @@ impl Starved {
 
     /// Allocations of kernel objects.
     pub fn of_objects() -> Self {
-        Self::new("failslab", 100, &[("ignore-gfp-wait", "N")])
+        Self::of_some_objects(100)
+    }
+
+    fn of_some_objects(percent: u32) -> Self {
+        Self::new("failslab", percent, &[("ignore-gfp-wait", "N")])
+    }
+
+    /// What the environment asks for, for a case.
+    pub(crate) fn as_asked_for() -> Option<Self> {
+        let text = std::env::var(ASKED_FOR).ok()?;
+        let (what, percent) = asked_for(&text).unwrap_or_else(|| {
+            panic!("{ASKED_FOR}={text}: not failslab:PERCENT or fail_page_alloc:PERCENT")
+        });
+        Some(match what {
+            Allocation::Object => Self::of_some_objects(percent),
+            Allocation::Page => Self::of_some_pages(percent),
+        })
     }
 
     fn new(name: &'static str, percent: u32, settings: &[(&str, &str)]) -> Self {
@@ -67,6 +86,23 @@ impl Starved {
         let path = Path::new(DEBUGFS).join(self.name).join(file);
         fs::write(&path, value).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
     }
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Allocation {
+    Object,
+    Page,
+}
+
+fn asked_for(text: &str) -> Option<(Allocation, u32)> {
+    let (what, percent) = text.split_once(':')?;
+    let what = match what {
+        "failslab" => Allocation::Object,
+        "fail_page_alloc" => Allocation::Page,
+        _ => return None,
+    };
+    let percent = percent.parse().ok().filter(|p| *p <= 100)?;
+    Some((what, percent))
 }
 
 impl Drop for Starved {
@@ -102,5 +138,22 @@ impl FailingCopies {
 impl Drop for FailingCopies {
     fn drop(&mut self) {
         let _ = fs::write(Self::COPIES, "0");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn starvation_is_asked_for_by_kind_and_percent() {
+        assert_eq!(asked_for("failslab:5"), Some((Allocation::Object, 5)));
+        assert_eq!(
+            asked_for("fail_page_alloc:100"),
+            Some((Allocation::Page, 100))
+        );
+        for wrong in ["", "failslab", "failslab:101", "failslab:x", "slab:5"] {
+            assert_eq!(asked_for(wrong), None, "{wrong}");
+        }
     }
 }
