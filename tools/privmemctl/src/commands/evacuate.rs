@@ -23,8 +23,8 @@ EXIT STATUS
   0  all private memory has left the place; with --offline, it is offline
   1  a request failed; the message says which
   2  wrong arguments
-  3  something stays: pages of ours that did not move or, with --offline or \
---dry-run, others; all are named
+  3  something stays: private memory or, with --offline or --dry-run, other \
+pages; all are named
   4  the time was over; run it again to go on";
 
 #[derive(clap::Args)]
@@ -156,7 +156,10 @@ impl Work {
             self.say(&format!("then take offline: {}", blocks.join(", ")));
         }
         self.answer.left = self.answer.pages;
-        self.name_the_rest(places)
+        let surveys = look(places)?;
+        self.stays = surveys.iter().any(Survey::stays);
+        self.name(surveys, may_stay);
+        Ok(())
     }
 
     fn do_it(&mut self, places: &[Place], nodes: &[u32], offline: bool) -> anyhow::Result<()> {
@@ -195,10 +198,14 @@ impl Work {
             self.say(&format!("{left} pages of private memory are left"));
         }
         if self.stays || !offline {
-            let stays = self.stays;
-            self.name_the_rest(places)?;
+            let mut online = places.to_vec();
+            online.retain(|p| !self.answer.offline.contains(&p.label));
+            let surveys = look(&online)?;
             // Others' pages are no failure where only ours were to go.
-            self.stays = stays;
+            self.stays |= surveys
+                .iter()
+                .any(|s| s.findings.iter().any(|f| !f.files.is_empty()));
+            self.name(surveys, may_stay);
         }
         Ok(())
     }
@@ -301,13 +308,6 @@ impl Work {
                 self.answer.refused.push((place.label.clone(), why));
             }
         }
-        Ok(())
-    }
-
-    fn name_the_rest(&mut self, places: &[Place]) -> anyhow::Result<()> {
-        let surveys = look(places)?;
-        self.stays |= surveys.iter().any(Survey::stays);
-        self.name(surveys, may_stay);
         Ok(())
     }
 

@@ -89,7 +89,9 @@ fn look_at(
         } else if !claimed || flags.has_failed() {
             let (frames, pids) = kinds.entry(usage).or_default();
             frames.push(frame);
-            for (pid, pages) in mapped.get(&frame).into_iter().flatten() {
+            // Everybody maps what was there at boot: vDSO and zeroes.
+            let mapped = mapped.get(&frame).filter(|_| usage != Usage::Reserved);
+            for (pid, pages) in mapped.into_iter().flatten() {
                 *pids.entry(*pid).or_default() += pages;
             }
         }

@@ -10,6 +10,7 @@ use privmemctl::frames::Usage;
 use privmemctl::memory::{own_frames, Block, MemoryMap};
 use privmemfd_ioctls::{Mobility, Options, PrivMemFd};
 use selftests::cases;
+use selftests::effects::{affects_machine, Effect};
 use selftests::fixtures::{device, two_nodes, Guest, MIB, PAGE};
 use selftests::hostmem::{heal, movable_blocks, CompactUnevictable};
 use selftests::ktap::{self, skip};
@@ -129,6 +130,8 @@ fn why_names_pinned_memory() {
     // Nothing is tried that would wait for ever.
     let text = ends(&format!("evacuate memory{block} --offline"), 3);
     assert!(text.starts_with("nothing done"), "{text}");
+    let text = ends(&format!("evacuate memory{block}"), 3);
+    assert!(text.contains("pinned: nothing moves these pages"), "{text}");
 }
 
 /// The kernel's own pages, those of a boot, and what compaction is told.
@@ -226,7 +229,8 @@ fn private_memory_leaves_a_block() {
     let crew = guest.run();
     let answer = tells(&format!("evacuate {}", name(block)), 0);
     guest.end(crew);
-    assert_eq!(answer["moved"], *pages);
+    assert!(answer["moved"].as_u64().unwrap() >= *pages, "{answer:#}");
+    assert_eq!(answer["moved"], answer["pages"]);
     assert_eq!((&answer["left"], &answer["failed"]), (&0.into(), &0.into()));
     assert_eq!(pages_there(file, block), 0);
     let text = says(&format!("evacuate {}", name(block)));
@@ -234,6 +238,7 @@ fn private_memory_leaves_a_block() {
 }
 
 fn pages_whose_memory_fails_are_told() {
+    affects_machine(Effect::Poison);
     two_nodes();
     let Case { file, block, .. } = &in_a_block_that_goes(SIZE);
     let mut guest = Guest::new(file, 1);
@@ -262,7 +267,8 @@ fn it_ends_in_time_and_goes_on() {
         first["left"].as_u64().unwrap(),
     );
     assert!(left > 0 && first["out_of_time"] == true, "{first:#}");
-    assert_eq!(moved + left, *pages, "{first:#}");
+    assert!(moved + left >= *pages, "{first:#}");
+    assert_eq!(moved + left, first["pages"].as_u64().unwrap(), "{first:#}");
     assert_eq!(
         tells(&format!("evacuate {}", name(block)), 0)["moved"],
         left
@@ -271,6 +277,7 @@ fn it_ends_in_time_and_goes_on() {
 }
 
 fn a_block_goes_offline() {
+    affects_machine(Effect::Offline);
     two_nodes();
     let Case { file, block, .. } = &in_a_block_that_goes(SIZE);
     let mut guest = Guest::new(file, 1);
@@ -292,6 +299,7 @@ fn a_block_goes_offline() {
 
 /// A pipe holds pages of this process: the kernel would try for ever.
 fn what_others_hold_ends_in_time() {
+    affects_machine(Effect::Offline);
     let (memory, at, frames) = mapped_in_movable_memory();
     let map = MemoryMap::read().unwrap();
     let block = map.block(map.block_of(frames[0]));
