@@ -18,7 +18,8 @@ tdx_host() {
 	"$TOP/tools/bochs-tdx/boot.py" --bochs "$bochs" --kernel "$KERNEL" --memory 1024M --cpus 2 \
 		--append movablecore=512M --timeout "$seconds" --out "$out" \
 		--add "$KVM_MODULES/kvm.ko:/modules/kvm/" --add "$KVM_MODULES/kvm-intel.ko:/modules/kvm/" \
-		--add "$MODULE:/modules/" "${options[@]}" -- "$TOP/tools/bochs-tdx/jobs/$job.sh" "$@"
+		--add "$MODULE:/modules/" --add "$PROGRAMS/privmemctl:/tests/" "${options[@]}" \
+		-- "$TOP/tools/bochs-tdx/jobs/$job.sh" "$@"
 }
 
 # linux_td_parts: what an unmodified Linux TD is made of. Sets PARTS, TD_PROGRAMS and
