@@ -116,6 +116,22 @@ run_from() {
 	echo '"$@"'
 }
 
+# debian_bindgen SUITE DIR: DIR/bin/bindgen will be that of a suite, with its libclang: the
+# machine's would need the machine's C library.
+debian_bindgen() {
+	local suite=$1 dir=$2 root=$2/root
+	rm -rf "$dir"
+	mkdir -p "$dir/bin"
+	download_closure "$suite" bindgen "$root" || return 1
+	{
+		echo '#!/bin/sh'
+		printf 'export LIBCLANG_PATH=%q\n' "$root"/usr/lib/llvm-*/lib
+		run_from "$root" usr/bin/bindgen
+	} >"$dir/bin/bindgen.part" || return 1
+	chmod +x "$dir/bin/bindgen.part"
+	mv "$dir/bin/bindgen.part" "$dir/bin/bindgen"
+}
+
 # install_qemu SUITE DIR: DIR/qemu-system-x86_64 will be that of a suite.
 install_qemu() {
 	local suite=$1 dir=$2 root=$2/root
