@@ -36,7 +36,7 @@ index_modules() {
 }
 
 do_install() {
-	local release module=${MO:-$TOP}/privmemfd.ko generated file
+	local release module=${MO:-$TOP}/privmemfd.ko file
 	release=$(release_of "$1")
 	[ -f "$module" ] || die "no $module" "build it first: make KDIR=$1"
 	# Another kernel's module would be refused when it is loaded, and not before.
@@ -47,7 +47,7 @@ do_install() {
 	(cd "$TOP/tools" && cargo build --locked --release --quiet --target "$TARGET" --target-dir "$TOP/build/cargo" -p privmemctl) ||
 		die "privmemctl does not build" "read the messages above"
 	local programs=$TOP/build/cargo/$TARGET/release
-	generated=$(mktemp -d)
+	generated=$(mktemp -d) # not local: the trap comes later
 	trap 'rm -rf "$generated"' EXIT
 	"$programs/privmemctl" generate "$generated" ||
 		die "privmemctl writes no man pages" "read the message above"
