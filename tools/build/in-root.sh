@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: GPL-2.0
 #
 # in-root.sh ROOT COMMAND [ARGS...]: run a command with the programs of an unpacked
-# Debian: /usr, /etc and /var are ROOT's, all else is the machine's, and the folder it
-# runs in is the same. Only this process sees it. Nobody has to be root where user
+# Debian: /usr, /etc and /var are ROOT's, all else is the machine's, so is the folder it
+# runs in. Only this process sees it. Nobody has to be root where user
 # namespaces are allowed.
 set -eu
 
@@ -20,6 +20,12 @@ if [ "$1" = --inside ]; then
 		mkdir -p "$root$dir"
 		mount --rbind "$dir" "$root$dir"
 	done
+	case $PWD in
+	/usr/* | /etc/* | /var/*)
+		mkdir -p "$root$PWD"
+		mount --rbind "$PWD" "$root$PWD"
+		;;
+	esac
 	# shellcheck disable=SC2016 # for the shell inside
 	exec chroot "$root" /usr/bin/env -i PATH=/usr/sbin:/usr/bin HOME=/tmp LC_ALL=C "TERM=${TERM:-dumb}" \
 		sh -c 'cd "$0" && exec "$@"' "$PWD" "$@"
@@ -27,13 +33,6 @@ fi
 
 root=$(cd "$1" && pwd)
 shift
-case $PWD in
-/usr/* | /etc/* | /var/*)
-	echo "error: $PWD is not seen from the unpacked Debian in $root" >&2
-	echo "       work in a folder that is not below /usr, /etc or /var" >&2
-	exit 1
-	;;
-esac
 user=
 [ "$(id -u)" -eq 0 ] || user=--map-root-user
 # shellcheck disable=SC2086 # one word or none

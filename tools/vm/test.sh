@@ -15,7 +15,7 @@ set -euo pipefail
 OUT=$BUILD/test
 # Seconds that each machine's job may take, and how many machines run at a time.
 declare -A LIMIT=([own]=2400 [served]=1500 [unserved]=1500 [unpatched]=900 [tdx]=2400 [tdxemu]=900 [tdxhost]=900
-	[plain]=1500 [hostile]=1500)
+	[plain]=1500 [hostile]=1500 [collection]=500)
 WORKERS=2
 
 # Whatever ends this script early is a failure, and says so in the same form.
@@ -56,13 +56,17 @@ machine() {
 	unserved | unpatched | tdxemu) COMMAND_LINE+=" kmemleak=off" ;;&
 	# Less memory is searched in less time.
 	served | unserved) MEMORY=4G COMMAND_LINE=${COMMAND_LINE/movablecore=4G/movablecore=1G} ;;&
-	plain) on_plain ;;&
+	plain | collection) on_plain ;;&
 	plain | hostile) JOB_ARGUMENTS=("${SEED:-1}") ;;&
 	hostile)
 		# All of memory is searched.
 		MEMORY=4G COMMAND_LINE=${COMMAND_LINE/movablecore=4G/movablecore=2G}
 		;;
 	plain | served | unserved) more=("$UPSTREAM:/upstream") ;;
+	collection)
+		DESTDIR=$OUT/kselftest "$TOP/tools/install/tests.sh"
+		more=("$OUT/kselftest:/kselftest")
+		;;
 	unpatched) more=("$KERNEL/arch/x86/kvm/kvm.ko:/modules/stock-kvm/" "$KERNEL/arch/x86/kvm/kvm-amd.ko:/modules/stock-kvm/") ;;
 	esac
 	boot "$1" "$OUT/$1" "${LIMIT[$1]}" "${more[@]}"
@@ -117,7 +121,7 @@ case $no_bochs in
 *) exit 1 ;;
 esac
 # The longest first.
-RUNS=(own tdx plain hostile "${tdxhost[@]}" served host unserved tdxemu unpatched)
+RUNS=(own tdx plain hostile "${tdxhost[@]}" served host unserved tdxemu unpatched collection)
 [ $# -eq 0 ] || RUNS=("$@")
 
 say "tests of ${RUNS[*]}, $WORKERS at a time"
