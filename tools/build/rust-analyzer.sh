@@ -7,7 +7,8 @@ set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=../vm/prepare.sh
 . "$(dirname "$0")/../vm/prepare.sh"
 
-prepare_kernel plain
+"$TOP/tools/build/provision.sh" || exit 1
+KDIR=$("$TOP/tools/build/kernel.sh" plain) || exit 1
 build_module plain
 folder=$BUILD/rust-analyzer
 mkdir -p "$folder"
