@@ -8,11 +8,12 @@
 
 # in_background PROGRAM...: nobody can wait for, or kill, what is in a deadlock. It has
 # to say itself, in its last line, how it ends.
+# shellcheck disable=SC2317 # called by suite
 in_background() {
 	: >/tmp/output
 	"$@" >/tmp/output 2>&1 &
 	seconds=0
-	while kill -0 $! 2>/dev/null && ! grep -q '^result: ' /tmp/output && [ $seconds -lt 600 ]; do
+	while kill -0 $! 2>/dev/null && ! grep -q '^result: ' /tmp/output && [ "$seconds" -lt 600 ]; do
 		sleep 1
 		seconds=$((seconds + 1))
 	done
