@@ -36,6 +36,8 @@ unload() {
 }
 
 suite "starve: load" 60 load
+# Without, every case would fail, and for another reason.
+[ -c /dev/kvm ] && [ -c /dev/tdhost ] && [ -d "$COUNTERS" ] || exit 125
 for what in failslab fail_page_alloc; do
 	for name in abi file errno move kcore privmemctl migrate race kvm hwpoison tdx tdx_race tdx_fault privacy; do
 		suite "starve: $what, ${name}_test" 900 starved "$what" "$1" "/tests/${name}_test"
