@@ -20,7 +20,10 @@ use kernel::{
     sync::aref::ARef, //
 };
 use privmemfd_kernel::{
-    kvm::Move,
+    kvm::{
+        InPlace,
+        Move, //
+    },
     mm::{
         folio::{
             Folio,
@@ -31,35 +34,53 @@ use privmemfd_kernel::{
     }, //
 };
 
-/// Pages that guests are kept off together, with the folios that are to take their places.
-pub(super) struct Batch<'a> {
-    file: &'a Attachment,
+/// Memory for a [`Batch`], which takes none when it holds locks that guests wait for.
+pub(super) struct Room {
     pairs: KVec<(LockedFolio, LockedFolio)>,
-    // Last: a folio lock is inside this one.
-    held: Shared<'a>,
+    /// Empty.
+    moves: KVec<Move<'static, InPlace>>,
 }
 
-impl<'a> Batch<'a> {
-    /// Room for `pages`; `held` is the lock of `file`. May sleep.
+impl Room {
+    /// For so many pages. May sleep.
     ///
     /// # Errors
     ///
     /// `ENOMEM`.
-    pub(super) fn new(file: &'a Attachment, held: Shared<'a>, pages: usize) -> Result<Self> {
+    pub(super) fn new(pages: usize) -> Result<Self> {
         Ok(Self {
-            file,
             pairs: KVec::with_capacity(pages, GFP_KERNEL)?,
-            held,
+            moves: KVec::with_capacity(pages, GFP_KERNEL)?,
         })
     }
 
+    /// A batch of pages of `file`, whose lock is `held`.
+    pub(super) fn batch<'a>(self, file: &'a Attachment, held: Shared<'a>) -> Batch<'a> {
+        Batch {
+            file,
+            room: self,
+            held,
+        }
+    }
+}
+
+/// Pages that guests are kept off together, with the folios that are to take their places.
+pub(super) struct Batch<'a> {
+    file: &'a Attachment,
+    room: Room,
+    // Last: a folio lock is inside this one.
+    held: Shared<'a>,
+}
+
+impl Batch<'_> {
     /// Has `dst`, which nobody else knows, take the place of `src`.
     ///
     /// # Errors
     ///
     /// `ENOMEM`: there is more than was made room for.
     pub(super) fn add(&mut self, src: LockedFolio, dst: ARef<Folio>) -> Result {
-        self.pairs
+        self.room
+            .pairs
             .push_within_capacity((src, Folio::lock(dst)))
             .map_err(|_| ENOMEM)
     }
@@ -68,14 +89,15 @@ impl<'a> Batch<'a> {
     ///
     /// # Errors
     ///
-    /// `ENOMEM`: none has moved.
+    /// `ENOMEM`: there was no room for all of them, and none has moved.
     pub(super) fn run(
         self,
         cause: Cause,
         mut ended: impl FnMut(&Locked, &Locked, Result<(), Refusal>),
     ) -> Result<u64> {
-        let Self { file, pairs, held } = self;
-        let mut moves = KVec::with_capacity(pairs.len(), GFP_KERNEL)?;
+        let Self { file, room, held } = self;
+        let pairs = room.pairs;
+        let mut moves: KVec<Move<'_, InPlace>> = room.moves;
         for (src, dst) in &pairs {
             moves
                 .push_within_capacity(Move::new(src, dst))

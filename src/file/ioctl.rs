@@ -3,7 +3,7 @@
 //! ioctls on a privmemfd.
 
 use super::{
-    batch::Batch,
+    batch::Room,
     lost::Loss,
     Attachment,
     PrivMem, //
@@ -213,7 +213,8 @@ fn move_batch(
         }
     }
 
-    let mut batch = Batch::new(file, file.mapping().lock_shared(), fresh.len())?;
+    let room = Room::new(fresh.len())?;
+    let mut batch = room.batch(file, file.mapping().lock_shared());
     // Rising offsets: two requests at once cannot wait for each other.
     for ((index, seen), dst) in candidates.drain_all().zip(fresh.drain_all()) {
         let Some(src) = file.mapping().lock_folio(index) else {

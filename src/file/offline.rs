@@ -7,7 +7,7 @@
 //! again, and whatever goes wrong leaves the rest to mm: a shortage of memory, a signal.
 
 use super::{
-    batch::Batch,
+    batch::Room,
     Attachment,
     PrivMem, //
 };
@@ -71,17 +71,18 @@ fn clear_of(file: &Attachment, pages: &[Sighting], block: &Residents<'_, PrivMem
         if current!().signal_pending() {
             return Err(EINTR);
         }
-        // New folios first: allocation may sleep for long, and must not do so under folio locks.
+        // Memory first: allocation may sleep for long, and must not do so under folio locks.
         let mut fresh = KVec::with_capacity(pages.len(), GFP_KERNEL)?;
         for _ in pages {
             fresh
                 .push_within_capacity(away.alloc()?)
                 .map_err(|_| ENOMEM)?;
         }
+        let room = Room::new(pages.len())?;
         let Some(held) = file.mapping().try_lock_shared() else {
             return Ok(());
         };
-        let mut batch = Batch::new(file, held, pages.len())?;
+        let mut batch = room.batch(file, held);
         for (page, dst) in pages.iter().zip(fresh.drain_all()) {
             // What is lost mm is told when it asks.
             let lost = &file.object().lost;
