@@ -201,13 +201,15 @@ void BX_CPU_C::tdx_vmexit(Bit32u reason, Bit64u qualification)
   case VMX_VMEXIT_VMCALL:
   case VMX_VMEXIT_IO_INSTRUCTION:
   case VMX_VMEXIT_WBINVD:
+  case VMX_VMEXIT_MONITOR:
+  case VMX_VMEXIT_MWAIT:
     tdx_inject_ve(reason, qualification, 0, 0);
     return;
   case VMX_VMEXIT_RDPMC: // no perfmon
   case VMX_VMEXIT_TASK_SWITCH:
     exception(BX_GP_EXCEPTION, 0);
     return;
-  default: // instructions of VMX and SEAM, MONITOR and MWAIT
+  default: // instructions of VMX and SEAM
     exception(BX_UD_EXCEPTION, 0);
     return;
   }

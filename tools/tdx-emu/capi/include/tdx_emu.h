@@ -50,6 +50,8 @@ struct tdx_vcpu_controls {
 	/* 0: no posted interrupts. */
 	uint64_t posted_descriptor;
 	uint64_t xfam, attributes;
+	/* 1: MONITOR and MWAIT do not exit. */
+	uint64_t monitor;
 	uint64_t tsc_offset, tsc_multiplier;
 	uint64_t index;
 	/* TDVPR first. */

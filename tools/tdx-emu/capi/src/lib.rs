@@ -54,7 +54,7 @@ pub struct CPlatform {
 
 /// `struct tdx_vcpu_controls`.
 #[repr(C)]
-pub struct CControls([u64; 19]);
+pub struct CControls([u64; 20]);
 
 impl From<VcpuControls> for CControls {
     fn from(c: VcpuControls) -> Self {
@@ -70,6 +70,7 @@ impl From<VcpuControls> for CControls {
             c.posted_descriptor,
             c.xfam,
             c.attributes,
+            c.monitor.into(),
             c.tsc_offset,
             c.tsc_multiplier,
             c.index,

@@ -144,6 +144,8 @@ fn the_host_chooses_within_limits() {
     // CLFLUSH size is the machine's, logical processors are the host's, the index the vCPU's.
     assert_eq!(one[1], 0x0012_FF00);
     assert_eq!(one[2] >> 3 & 1, 1);
+    assert!(vm.m.vcpu_controls(LP).unwrap().monitor);
+    assert!(!Vm::entered(&[]).m.vcpu_controls(LP).unwrap().monitor);
     // TSC_DEADLINE was not asked for; VMX and SMX cannot be.
     assert_eq!(one[2] & (1 << 24 | 3 << 5), 0);
     let cache = vm.m.guest_cpuid(LP, 4, 0, &SUPERVISOR).unwrap();

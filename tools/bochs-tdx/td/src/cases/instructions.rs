@@ -54,11 +54,12 @@ fn one(v: &mut Vcpu, instruction: Instruction, operand: u64) -> io::Result<u64> 
 
 /// In a TD, TDCALL outside ring 0 is a general protection fault and never reaches
 /// the TDX module (Intel TDX CPU Architectural Extensions). The others do, and the
-/// module has them fault (intel/tdx-module, `tdx_td_dispatcher.c`); but VMCALL is a
-/// virtualization exception. So is a write to EFER that changes more than SCE. A guest
+/// module has them fault (intel/tdx-module, `tdx_td_dispatcher.c`); but VMCALL, and MWAIT
+/// in a TD without MONITOR, are virtualization exceptions. So is a write to EFER that changes more than SCE. A guest
 /// physical address beyond the TD's width is a page fault with a reserved bit.
 pub fn guest_faults(o: &Options, _: &mut Counters) -> io::Result<Outcome> {
     const VMCALL_REASON: u64 = 18;
+    const MWAIT_REASON: u64 = 36;
     const WRMSR_REASON: u64 = 32;
     const PRESENT_RESERVED: u64 = 1 << 3 | 1;
     let (_td, mut vcpus) = booted(o)?;
@@ -68,7 +69,6 @@ pub fn guest_faults(o: &Options, _: &mut Counters) -> io::Result<Outcome> {
             (Instruction::Seamcall, 0, UD_VECTOR, 0),
             (Instruction::Rdpmc, 0, GP_VECTOR, 0),
             (Instruction::Vmxoff, 0, UD_VECTOR, 0),
-            (Instruction::Mwait, 0, UD_VECTOR, 0),
             (Instruction::Load, 0, PF_VECTOR, PRESENT_RESERVED),
             (Instruction::Tdcall, 3, GP_VECTOR, 0),
         ] {
@@ -86,17 +86,22 @@ pub fn guest_faults(o: &Options, _: &mut Counters) -> io::Result<Outcome> {
             equal("virtualization exceptions", seen, number)
         };
         exceptions(v, 0)?;
-        equal("result of VMCALL", one(v, Instruction::Vmcall, 0)?, 0)?;
-        exceptions(v, 1)?;
-        equal("reason", v.control().get(Field::Reason), VMCALL_REASON)?;
+        for (instruction, reason, number) in [
+            (Instruction::Vmcall, VMCALL_REASON, 1),
+            (Instruction::Mwait, MWAIT_REASON, 2),
+        ] {
+            equal("result", one(v, instruction, 0)?, 0)?;
+            exceptions(v, number)?;
+            equal("reason", v.control().get(Field::Reason), reason)?;
+        }
 
         let efer = one(v, Instruction::Efer, 0)?;
         let changed = one(v, Instruction::Efer, EFER_SCE)?;
         equal("EFER", changed, efer ^ EFER_SCE)?;
-        exceptions(v, 1)?;
+        exceptions(v, 2)?;
         let refused = one(v, Instruction::Efer, EFER_SCE | EFER_NXE)?;
         equal("EFER", refused, changed)?;
-        exceptions(v, 2)?;
+        exceptions(v, 3)?;
         equal("reason", v.control().get(Field::Reason), WRMSR_REASON)?;
     }
     Ok(Outcome::Passed)

@@ -37,9 +37,10 @@ pub struct CpuidState {
     pub long_mode: bool,
 }
 
-/// Features of a TD that decide about MSRs; from its CPUID values.
+/// Features of a TD that decide about MSRs and exits; from its CPUID values.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Features {
+    pub monitor: bool,
     pub waitpkg: bool,
     pub tsx: bool,
     pub xfd: bool,
@@ -277,12 +278,13 @@ impl<M: Machine> Module<M> {
         quarters([self.tdcs_rd(td, at(0)), self.tdcs_rd(td, at(1))])
     }
 
-    /// The features that decide about MSRs.
+    /// The features that decide about MSRs and exits.
     pub(super) fn td_features(&self, td: &Td) -> Features {
         let one = self.cpuid_stored(td, 1, 0);
         let seven = self.cpuid_stored(td, 7, 0);
         let bit = |word: u32, n: u32| word >> n & 1 != 0;
         Features {
+            monitor: bit(one[2], 3),
             waitpkg: bit(seven[2], 5),
             tsx: bit(seven[1], 4),
             xfd: bit(self.cpuid_stored(td, 0xD, 1)[0], 4),

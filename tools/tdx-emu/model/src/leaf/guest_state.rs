@@ -36,6 +36,8 @@ pub struct VcpuControls {
     pub xfam: u64,
     /// TD attributes.
     pub attributes: u64,
+    /// MONITOR and MWAIT are executed; if not, they exit.
+    pub monitor: bool,
     /// What is added to the scaled time stamp counter.
     pub tsc_offset: u64,
     /// Fixed point number (48 bits fraction) that scales the counter.
@@ -169,6 +171,7 @@ impl<M: Machine> Module<M> {
             },
             xfam: self.tdcs_rd(td, tdcs::XFAM),
             attributes: self.tdcs_rd(td, tdcs::ATTRIBUTES),
+            monitor: self.td_features(td).monitor,
             tsc_offset: self.tdcs_rd(td, tdcs::TSC_OFFSET),
             tsc_multiplier: self.tdcs_rd(td, tdcs::TSC_MULTIPLIER),
             index: self.vget(&v, tdvps::VCPU_INDEX),
