@@ -61,6 +61,10 @@ pub const CASES: &[(&str, Case)] = &[
     ("boot", boot),
     ("exceptions", exceptions),
     ("guest_faults", instructions::guest_faults),
+    (
+        "interrupted_exceptions",
+        instructions::interrupted_exceptions,
+    ),
     ("spec_ctrl", instructions::spec_ctrl),
     ("private_memory", private_memory),
     ("pre_fault", life::pre_fault),

@@ -237,6 +237,8 @@ pub enum Instruction {
     /// Writes the operand to SPEC_CTRL.
     WriteSpecCtrl,
     ReadSpecCtrl,
+    /// As many VMCALLs as the operand says.
+    Vmcalls,
 }
 
 /// Fields of a control block; `guest.s` has the same offsets.

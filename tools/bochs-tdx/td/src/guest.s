@@ -365,6 +365,12 @@ td_guest_main:
 	mov	ecx, 0x48
 	rdmsr
 	jmp	.Lresult
+.balign 32
+.Lvmcalls:
+	vmcall
+	dec	rdx
+	jnz	.Lvmcalls
+	jmp	.Lsuccess
 
 # Invalid opcode, general protection and page fault: the end of Command::Fault, with
 # the vector as its result; and the error code, where after the instruction it was,
