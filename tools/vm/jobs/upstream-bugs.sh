@@ -29,7 +29,7 @@ in_background() {
 status=0
 suite "load KVM" 60 load_kvm /modules/kvm
 [ "$suite_status" -eq 0 ] || exit 126
-suite "unflushed-slot" $(($1 + 60)) /tests/unflushed-slot "$1"
+suite "unflushed-slot" "$(($1 + 60))" /tests/unflushed-slot "$1"
 [ "$suite_status" -eq 0 ] || status=1
 suite "failing-page" 660 in_background /tests/failing-page "$2"
 [ "$suite_status" -eq 0 ] || status=1
