@@ -10,8 +10,12 @@ use privmemctl::owners::reach;
 use privmemfd_ioctls::PrivMemFd;
 use serde_json::Value;
 
+use crate::fixtures::child;
+
 /// An ordinary user and group.
 const NOBODY: u32 = 65534;
+/// Name of that role.
+pub const NOBODY_ROLE: &str = "nobody";
 
 /// The tool, which lies beside the tests.
 pub fn tool() -> Command {
@@ -27,11 +31,23 @@ pub fn run(arguments: &str) -> Output {
     tool().args(arguments.split_whitespace()).output().unwrap()
 }
 
-/// The same by an ordinary user.
+/// The same by an ordinary user: by this program in the role [`NOBODY_ROLE`], since std's way
+/// to another user needs sockets, which the test kernel has none of.
 pub fn run_as_nobody(arguments: &str) -> Output {
+    let arguments: Vec<&str> = arguments.split_whitespace().collect();
+    child(NOBODY_ROLE, &arguments).wait_with_output().unwrap()
+}
+
+/// What [`run_as_nobody`] starts: becomes that user, then the tool.
+pub fn become_nobody(arguments: &[String]) -> ! {
+    // SAFETY: no memory is passed, and this thread is the only one.
+    let became = unsafe { libc::setgid(NOBODY) == 0 && libc::setuid(NOBODY) == 0 };
+    assert!(became, "{}", std::io::Error::last_os_error());
     let mut command = tool();
-    command.uid(NOBODY).gid(NOBODY).current_dir("/");
-    command.args(arguments.split_whitespace()).output().unwrap()
+    command.args(arguments);
+    // As output, not beside it: whoever asks looks at both.
+    command.stderr(rustix::io::dup(std::io::stdout()).unwrap());
+    panic!("{}", command.exec());
 }
 
 /// The same into a pipe that nobody reads.

@@ -11,11 +11,14 @@ use privmemctl::memory::MemoryMap;
 use privmemfd_ioctls::PrivMemFd;
 use selftests::cases;
 use selftests::effects::{affects_machine, Effect};
-use selftests::fixtures::{in_movable_zone, movable, Guest, MIB, PAGE};
+use selftests::fixtures::{in_movable_zone, movable, role, Guest, MIB, PAGE};
 use selftests::hostmem::compact;
 use selftests::ktap::{self, skip};
 use selftests::starve::FailingCopies;
-use selftests::tool::{complains, ends, run_as_nobody, run_into_closed_pipe, tells, tool, Holder};
+use selftests::tool::{
+    become_nobody, complains, ends, run_as_nobody, run_into_closed_pipe, tells, tool, Holder,
+    NOBODY_ROLE,
+};
 use serde_json::Value;
 
 const SIZE: u64 = 4 * MIB;
@@ -365,6 +368,10 @@ fn man_pages_and_completions_have_every_subcommand() {
 }
 
 fn main() -> ExitCode {
+    if let Some((name, arguments)) = role() {
+        assert_eq!(name, NOBODY_ROLE);
+        become_nobody(&arguments);
+    }
     ktap::main(cases![
         "without the module every subcommand says what is missing" => without_the_module,
         "a closed pipe ends every subcommand without a panic" => a_closed_pipe_is_no_panic,
