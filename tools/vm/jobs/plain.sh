@@ -22,6 +22,9 @@ suite "plain: load, serving all" 60 insmod /modules/privmemfd.ko serve_all=1
 upstream_long "on plain, on our memory"
 suite "plain: unload" 60 rmmod privmemfd
 suite "plain: load" 60 insmod /modules/privmemfd.ko
+for name in privmemctl privmemctl_free privmemctl_user guide; do
+	suite "plain: ${name}_test" 60 "/tests/${name}_test"
+done
 suite "plain: race_test" 400 /tests/race_test
 suite "plain: load for random operations" 60 load_for_random_operations
 suite "plain: 10,000 random operations" 600 /tests/privmemfd-soak model --ops 10000 --seed "$1"
