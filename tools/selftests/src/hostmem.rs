@@ -114,6 +114,7 @@ pub fn offlinable_on(size: u64, node: u32) -> PrivMemFd {
 }
 
 fn filled_offlinable(size: u64, empty: impl Fn() -> PrivMemFd) -> PrivMemFd {
+    affects_machine(Effect::Offline);
     // What fills the other blocks meanwhile.
     let mut fillers = Vec::new();
     for _ in 0..MOST_FILLERS {
