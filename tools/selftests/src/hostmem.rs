@@ -18,12 +18,13 @@ use vmm::Exit;
 
 use crate::effects::{affects_machine, Effect};
 use crate::fixtures::{
-    child, device, in_movable_zone, return_from, signal, wait_for, Guest, PAGE, PATIENCE,
+    child, device, in_movable_zone, return_from, signal, wait_for, Guest, MIB, PAGE, PATIENCE,
 };
 use crate::ktap::skip;
 
-/// Files that [`offlinable`] makes at most.
-const MOST_FILLERS: usize = 64;
+/// How often [`offlinable`] tries at most, and the bytes that it fills between two tries: a block.
+const MOST_FILLERS: usize = 16;
+const MOST_FILLED: u64 = 128 * MIB;
 
 /// `echo 1 > /proc/sys/vm/compact_memory`.
 pub fn compact() {
@@ -104,27 +105,33 @@ pub fn can_go_offline(block: &Block) -> bool {
 
 /// A movable file with all its pages, most of them in one block that can go offline.
 pub fn offlinable(size: u64) -> PrivMemFd {
-    filled_offlinable(size, || in_movable_zone(size))
+    filled_offlinable(size, in_movable_zone)
 }
 
 /// The same on a node.
 pub fn offlinable_on(size: u64, node: u32) -> PrivMemFd {
     let options = Options::new(Mobility::Movable).node(node);
-    filled_offlinable(size, || device().create(size, options).unwrap())
+    filled_offlinable(size, |size| device().create(size, options).unwrap())
 }
 
-fn filled_offlinable(size: u64, empty: impl Fn() -> PrivMemFd) -> PrivMemFd {
+fn filled_offlinable(size: u64, empty: impl Fn(u64) -> PrivMemFd) -> PrivMemFd {
     affects_machine(Effect::Offline);
-    // What fills the other blocks meanwhile.
-    let mut fillers = Vec::new();
-    for _ in 0..MOST_FILLERS {
-        let fd = empty();
+    let filled = |size| {
+        let fd = empty(size);
         fd.allocate(0..size).unwrap();
+        fd
+    };
+    // What fills the other blocks meanwhile: a block in a few steps, for to look is slow.
+    let mut fillers = Vec::new();
+    let mut filler = size;
+    for _ in 0..MOST_FILLERS {
+        let fd = filled(size);
         let fullest = movable_blocks(&fd, size).into_iter().max_by_key(|b| b.1);
         if fullest.is_some_and(|(block, _)| can_go_offline(&block)) {
             return fd;
         }
-        fillers.push(fd);
+        filler = (2 * filler).min(MOST_FILLED);
+        fillers.extend([fd, filled(filler)]);
     }
     skip("no block of movable memory can go offline");
 }
