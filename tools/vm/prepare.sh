@@ -33,7 +33,7 @@ prepare() {
 
 # prepare_kernel FLAVOUR: the kernel and KVM for it.
 prepare_kernel() {
-	local source file
+	local source
 	"$TOP/tools/build/provision.sh" || exit 1
 	QEMU=$(qemu_bin)
 	export QEMU
@@ -48,11 +48,17 @@ prepare_kernel() {
 		KERNEL=$("$TOP/tools/build/kernel.sh" "$1") || exit 1
 		KDIR=$KERNEL
 		KVM_MODULES=$("$TOP/tools/build/kvm-modules.sh" "$KERNEL" "$source") || exit 1
-		KERNEL_MODULES=()
-		for file in "$KERNEL"/virt/lib/irqbypass.ko "$KERNEL"/mm/hwpoison-inject.ko; do
-			[ ! -f "$file" ] || KERNEL_MODULES+=("$file")
-		done
+		kernel_modules
 	fi
+}
+
+# kernel_modules: those of KERNEL, a build folder, that jobs load.
+kernel_modules() {
+	local file
+	KERNEL_MODULES=()
+	for file in "$KERNEL"/virt/lib/irqbypass.ko "$KERNEL"/mm/hwpoison-inject.ko; do
+		[ ! -f "$file" ] || KERNEL_MODULES+=("$file")
+	done
 }
 
 # build_module FLAVOUR: privmemfd.ko for it.

@@ -75,6 +75,7 @@ machine() {
 # on_plain: what is booted from here on, in a machine's own process, is the plain kernel.
 on_plain() {
 	KERNEL=${PLAIN[0]} KDIR=${PLAIN[0]} KVM_MODULES=${PLAIN[1]} MODULE=${PLAIN[2]} TEST_MODULES=${PLAIN[3]}
+	kernel_modules
 }
 
 # run_machine NAME: show it live with its name in front, keep how it went.

@@ -55,7 +55,7 @@ suite "KUnit" 60 load_with_kunit
 suite "load copyfail" 10 insmod /modules/copyfail.ko
 suite "load markfailed" 10 insmod /modules/markfailed.ko
 suite "load hwpoison-inject" 10 insmod /modules/hwpoison-inject.ko
-for name in abi file errno move kcore privmemctl privmemctl_free privmemctl_user guide migrate offline race kvm hwpoison; do
+for name in abi file errno move kcore privmemctl migrate offline race kvm hwpoison; do
 	suite "${name}_test" 400 "/tests/${name}_test"
 done
 suite "trace events" 60 trace_events

@@ -8,8 +8,7 @@
 . /lib/guest.sh
 
 load_for_random_operations() {
-	insmod /modules/hwpoison-inject.ko && insmod /modules/copyfail.ko &&
-		insmod /modules/tdxemu.ko tags=256 && insmod /modules/tdhost.ko
+	insmod /modules/tdxemu.ko tags=256 && insmod /modules/tdhost.ko
 }
 
 unload_for_random_operations() {
@@ -22,7 +21,9 @@ suite "plain: load, serving all" 60 insmod /modules/privmemfd.ko serve_all=1
 upstream_long "on plain, on our memory"
 suite "plain: unload" 60 rmmod privmemfd
 suite "plain: load" 60 insmod /modules/privmemfd.ko
-for name in privmemctl privmemctl_free privmemctl_user guide; do
+suite "plain: load copyfail" 10 insmod /modules/copyfail.ko
+suite "plain: load hwpoison-inject" 10 insmod /modules/hwpoison-inject.ko
+for name in privmemctl_free privmemctl_user guide; do
 	suite "plain: ${name}_test" 60 "/tests/${name}_test"
 done
 suite "plain: race_test" 400 /tests/race_test

@@ -62,7 +62,8 @@ fn holder_and_block() -> (Holder, u64) {
 
 /// Whether something else stays in that block is not what this is about.
 fn fits(arguments: &str, code: Option<i32>, expected: i32) -> bool {
-    let stays = arguments.starts_with("why") || arguments.starts_with("evacuate");
+    let command = arguments.trim_start_matches("--json ");
+    let stays = command.starts_with("why") || command.starts_with("evacuate");
     code == Some(expected) || stays && code == Some(3)
 }
 
