@@ -124,7 +124,6 @@ void privmemfd_helper_folio_batch_init(struct folio_batch *fbatch);
 void privmemfd_helper_folio_batch_release(struct folio_batch *fbatch);
 void privmemfd_helper_folio_clear_active(struct folio *folio);
 void privmemfd_helper_folio_clear_unevictable(struct folio *folio);
-void privmemfd_helper_folio_clear_uptodate(struct folio *folio);
 void privmemfd_helper_folio_get(struct folio *folio);
 pgoff_t privmemfd_helper_folio_index(const struct folio *folio);
 void privmemfd_helper_folio_lock(struct folio *folio);

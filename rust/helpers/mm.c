@@ -86,11 +86,6 @@ void privmemfd_helper_folio_clear_active(struct folio *folio)
 	folio_clear_active(folio);
 }
 
-void privmemfd_helper_folio_clear_uptodate(struct folio *folio)
-{
-	folio_clear_uptodate(folio);
-}
-
 void privmemfd_helper_folio_clear_unevictable(struct folio *folio)
 {
 	folio_clear_unevictable(folio);

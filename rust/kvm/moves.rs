@@ -12,7 +12,6 @@ use crate::{
         },
         mapping::{
             replace_folio,
-            Left,
             Lru, //
         }, //
     }, //
@@ -122,7 +121,7 @@ impl<'a, O: Origin> Move<'a, O> {
     /// What the hardware has moved cannot be taken back: the file follows at once.
     pub(super) fn follow(&self) {
         if self.0.result == ffi::KVM_GMEM_MOVE_DONE as i32 {
-            replace_folio(self.src(), self.dst(), O::LRU, Left::Nothing);
+            replace_folio(self.src(), self.dst(), O::LRU);
         }
     }
 
@@ -208,7 +207,7 @@ impl<O: Origin> Quiesced<'_, O> {
     pub fn commit(mut self) -> Result {
         match self.content {
             Content::Old | Content::Partial => return Err(EINVAL),
-            Content::Copied => replace_folio(self.src, self.dst, O::LRU, Left::Content),
+            Content::Copied => replace_folio(self.src, self.dst, O::LRU),
             Content::Moved => {}
         }
         self.content = Content::Moved;

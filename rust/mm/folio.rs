@@ -247,13 +247,6 @@ impl Locked {
         unsafe { ffi::privmemfd_helper_folio_mark_uptodate(self.as_ptr()) }
     }
 
-    /// Says that the content, see [`Folio::has_content`], is elsewhere, and that nobody can come by
-    /// it here.
-    pub(crate) fn set_no_content(&self) {
-        // SAFETY: The folio is valid and locked.
-        unsafe { ffi::privmemfd_helper_folio_clear_uptodate(self.as_ptr()) }
-    }
-
     /// Marks the memory of the folio as failed (`PG_hwpoison`): it goes to nobody else.
     ///
     /// Does nothing in a kernel that does not deal with such memory.

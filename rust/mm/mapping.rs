@@ -353,31 +353,18 @@ pub enum Lru {
     InPlace,
 }
 
-/// What the old folio still holds.
-#[derive(Copy, Clone, PartialEq, Eq, Debug)]
-pub(crate) enum Left {
-    /// The content, if there is one: it is to be erased.
-    Content,
-    /// What says nothing to anybody: the hardware has taken the content away.
-    Nothing,
-}
-
 /// Puts `dst` in the place of `src` in the page cache. Cannot fail.
 ///
 /// `src` is in a mapping, `dst` is in none, and guests are kept off `src`; if `src` has left its file
 /// since that was so, nothing is changed.
 ///
 /// `dst` takes over that there is content (or not); it is dirty like every page of the mapping.
-/// `src` leaves the file: its `free_folio` callback runs, which erases what is `left` if that is
-/// content; references that others hold stay good.
-pub(crate) fn replace_folio(src: &Locked, dst: &Locked, lru: Lru, left: Left) {
+/// `src` leaves the file: its `free_folio` callback runs, references that others hold stay good.
+pub(crate) fn replace_folio(src: &Locked, dst: &Locked, lru: Lru) {
     if src.mapping().is_null() || !dst.mapping().is_null() {
         return;
     }
     let content = src.has_content();
-    if left == Left::Nothing {
-        src.set_no_content();
-    }
 
     // SAFETY: Both folios are valid and locked; `src` is in a page cache and `dst` is in none, as
     // was just checked, and both stay that way while they are locked.

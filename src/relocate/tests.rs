@@ -301,8 +301,7 @@ mod transaction {
         assert_eq!(moved.outcome, Ok(()));
         assert_eq!(pfn_now(&moved.file), Some(moved.dst.pfn()));
         assert!(moved.dst.test_all(NEW));
-        // It would be noise. To erase it is for nothing.
-        assert!(moved.src.test_all(OLD));
+        assert!(moved.src.test_all(0));
         Ok(())
     }
 
