@@ -124,8 +124,10 @@ impl<T: Offline> Notifier<T> {
         action: kernel::ffi::c_ulong,
         data: *mut kernel::ffi::c_void,
     ) -> kernel::ffi::c_int {
-        const BEGINS: kernel::ffi::c_ulong = ffi::memory_block_state_MEM_GOING_OFFLINE as _;
-        const ENDS: kernel::ffi::c_ulong = ffi::memory_block_state_MEM_OFFLINE as _;
+        use kernel::ffi::c_ulong;
+
+        const BEGINS: c_ulong = ffi::memory_block_state_MEM_GOING_OFFLINE as c_ulong;
+        const ENDS: c_ulong = ffi::memory_block_state_MEM_OFFLINE as c_ulong;
 
         if matches!(action, BEGINS | ENDS) {
             // SAFETY: What the chain passes on for these two, for as long as the call lasts.
