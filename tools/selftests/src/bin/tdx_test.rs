@@ -118,7 +118,7 @@ fn compaction_moves_pages() {
         }
     }
     note(format!("compaction moved {moved} pages"));
-    assert!(moved > 0, "compaction moved no page");
+    assert!(moved > 0, "compaction moved no page: {:?}", tdx.fd.stat());
     for n in (1..4 * PAGES).step_by(2) {
         tdx.ok(0, Command::Verify(tdx.seed), tdx.page(n));
     }
