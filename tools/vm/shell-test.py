@@ -27,7 +27,8 @@ DIALOGUE = (
     (b"42007\r\n", b""),
     (PROMPT, b"stty size\n"),
     (f"{ROWS} {COLUMNS}".encode(), b""),
-    (PROMPT, b"ls /dev/kvm /dev/privmemfd | rev; sleep 1000\n"),
+    # One process group, so that Ctrl-C finds it between two programs as well.
+    (PROMPT, b"sh -c 'ls /dev/kvm /dev/privmemfd | rev; sleep 1000'\n"),
     (b"dfmemvirp/ved/", b"\x03"),
     (PROMPT, b"echo kept >/out/kept; exit 3\n"),
 )
