@@ -55,14 +55,10 @@ suite "KUnit" 60 load_with_kunit
 suite "load copyfail" 10 insmod /modules/copyfail.ko
 suite "load markfailed" 10 insmod /modules/markfailed.ko
 suite "load hwpoison-inject" 10 insmod /modules/hwpoison-inject.ko
-for name in abi file errno move kcore privmemctl migrate race kvm; do
+for name in abi file errno move kcore privmemctl migrate race kvm hwpoison; do
 	suite "${name}_test" 400 "/tests/${name}_test"
 done
 suite "trace events" 60 trace_events
-# All of its cases take minutes here; the plain kernel runs them.
-suite "offline_test, some" 200 /tests/offline_test "before mm" "running guest" "busy file"
-# Last: a block with memory that has failed does not come online again.
-suite "hwpoison_test" 400 /tests/hwpoison_test
 suite "unload copyfail" 10 rmmod copyfail markfailed hwpoison_inject
 suite "unload is refused while a file exists" 60 unload_is_refused
 suite "unload is refused while a counter is open" 60 unload_with_a_counter_open

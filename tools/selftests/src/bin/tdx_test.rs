@@ -99,6 +99,11 @@ fn a_running_td_keeps_every_byte() {
 }
 
 fn compaction_moves_pages() {
+    // Where a file comes to lie says whether compaction has anything to do with it.
+    assert!((0..5).any(|_| compaction_moves_some()), "no page moved");
+}
+
+fn compaction_moves_some() -> bool {
     let _lists = ShortFreeLists::new().unwrap();
     settle();
     let fd = in_movable_zone(4 * PAGES * PAGE);
@@ -109,20 +114,14 @@ fn compaction_moves_pages() {
     }
     assert_eq!(tdx.td.stat().unwrap().mapped, 2 * PAGES);
     let before = tdx.td.stat().unwrap().moved;
-    let mut moved = 0;
-    for _ in 0..10 {
-        compact();
-        moved = tdx.td.stat().unwrap().moved - before;
-        if moved > 100 {
-            break;
-        }
-    }
+    (0..10).for_each(|_| compact());
+    let moved = tdx.td.stat().unwrap().moved - before;
     note(format!("compaction moved {moved} pages"));
-    assert!(moved > 0, "compaction moved no page: {:?}", tdx.fd.stat());
     for n in (1..4 * PAGES).step_by(2) {
         tdx.ok(0, Command::Verify(tdx.seed), tdx.page(n));
     }
     tdx.check_mapping();
+    moved > 0
 }
 
 /// Takes blocks with pages of the TD offline; returns how many let it.
