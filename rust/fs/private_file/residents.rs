@@ -38,11 +38,6 @@ impl Sighting {
     pub fn same_file(&self, other: &Self) -> bool {
         self.mapping == other.mapping
     }
-
-    /// Page offset in the file.
-    pub fn index(&self) -> usize {
-        self.index
-    }
 }
 
 /// The folios in a block that are in files of `T`.

@@ -99,7 +99,7 @@ fn a_running_td_keeps_every_byte() {
 }
 
 fn compaction_moves_pages() {
-    // Where a file comes to lie says whether compaction has anything to do with it.
+    // Once it moved none of a file's pages; why, is not known.
     assert!((0..5).any(|_| compaction_moves_some()), "no page moved");
 }
 
