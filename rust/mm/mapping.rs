@@ -42,6 +42,9 @@ use kernel::{
     }, //
 };
 
+/// How many pages may go while everybody else is kept from the file: a large page's.
+pub const CHUNK: usize = 512;
+
 /// Where the pages of a file may be put.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub enum Mobility {
@@ -228,6 +231,37 @@ impl Mapping {
         }
         // SAFETY: The folio is locked and in this mapping, that of a regular file.
         to_result(unsafe { bindings::generic_error_remove_folio(self.as_ptr(), folio.as_ptr()) })
+    }
+
+    /// Cuts a range that is to lose its pages into parts of at most [`CHUNK`] pages and whatever
+    /// holes lie between these: the `invalidate_lock` is held for one part at a time, so that
+    /// nobody is kept from the file for longer. The parts make up the range, in rising order.
+    ///
+    /// Pages that come meanwhile may make a part larger. May sleep.
+    pub fn chunks(&self, range: Range<usize>) -> impl Iterator<Item = Range<usize>> + '_ {
+        let mut rest = range;
+        core::iter::from_fn(move || {
+            if rest.is_empty() {
+                return None;
+            }
+            let end = match self.first_folio(rest.clone()) {
+                Some(first) => rest.end.min(first.saturating_add(CHUNK)),
+                None => rest.end,
+            };
+            let part = rest.start..end;
+            rest.start = end;
+            Some(part)
+        })
+    }
+
+    /// The page offset of the first folio in `range` (page offsets); it may have left by now.
+    fn first_folio(&self, range: Range<usize>) -> Option<usize> {
+        let mut first = None;
+        let _ = self.for_each_folio(range.clone(), |index, _| {
+            first = Some(index.max(range.start));
+            Err(EINTR)
+        });
+        first
     }
 
     /// Calls `f` with each folio in `range` (page offsets) and its offset, in rising order.

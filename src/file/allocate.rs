@@ -50,11 +50,15 @@ pub(crate) fn drop_kept(file: &Attachment, pages: Range<usize>) {
 }
 
 /// Takes the memory of every page of the range: no VM maps it any more, it is erased and free.
-/// May sleep. Does not fail.
+/// May sleep; others have their turn at the file from time to time, and may find a part of the
+/// range empty already. Does not fail.
 pub(super) fn punch_hole(file: &Attachment, pages: Range<usize>) -> Result {
-    let held = file.mapping().lock_exclusive();
-    keep_guests_off(file, pages.clone(), &held)?.truncate();
-    // Last: what is lost meanwhile is in the hole as well.
-    file.object().lost.clear(pages, |_| true);
+    let mapping = file.mapping();
+    for part in mapping.chunks(pages) {
+        let held = mapping.lock_exclusive();
+        keep_guests_off(file, part.clone(), &held)?.truncate();
+        // Last: what is lost meanwhile is in the hole as well.
+        file.object().lost.clear(part, |_| true);
+    }
     Ok(())
 }

@@ -81,9 +81,11 @@ impl<T: PrivateFile> FileTables<T> {
     ) -> kernel::ffi::c_int {
         // SAFETY: By the caller's promise; freed only below.
         let attached = unsafe { Attached::<T>::from_file(file) };
-        let pages = attached.mapping().size() / PAGE_SIZE;
-        // No memslot has a reference, so no guest maps a page.
-        attached.mapping().lock_exclusive().truncate(0..pages);
+        let mapping = attached.mapping();
+        for part in mapping.chunks(0..mapping.size() / PAGE_SIZE) {
+            // No memslot has a reference, so no guest maps a page.
+            mapping.lock_exclusive().truncate(part);
+        }
 
         // SAFETY: The inode and its mapping are still there, by the caller's promise. Somebody who
         // looks at the inode without a reference to the file (O_PATH) finds either set of

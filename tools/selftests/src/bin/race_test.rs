@@ -78,6 +78,34 @@ fn punch_hole() {
     });
 }
 
+/// Whoever empties a file goes by chunks of 512 pages and lets others at it in between.
+fn large_hole() {
+    const CHUNKS: u64 = 32;
+    let hole = PAGE..PAGE + CHUNKS * 2 * MIB;
+    let fd = movable(hole.end);
+    fd.allocate(0..hole.end).unwrap();
+    let pages = || fd.stat().unwrap().pages;
+    let (all, empty) = (pages(), AtomicBool::new(false));
+    // Moves that began and ended while a part of the hole was there.
+    let between = thread::scope(|s| {
+        let mover = s.spawn(|| {
+            let mut between = 0;
+            while !empty.load(Ordering::Relaxed) {
+                let begun = pages() < all;
+                fd.move_pages(0..PAGE, None).unwrap();
+                between += u64::from(begun && pages() > 1);
+            }
+            between
+        });
+        fd.punch_hole(hole.clone()).unwrap();
+        empty.store(true, Ordering::Relaxed);
+        mover.join().unwrap()
+    });
+    note(format!("{between} moves between {CHUNKS} chunks"));
+    assert_eq!(pages(), 1);
+    assert!(between > 0, "others wait for the whole hole");
+}
+
 fn fallocate() {
     against(
         "punched and allocated",
@@ -428,6 +456,7 @@ fn main() -> ExitCode {
     ktap::main(cases![
         "relocation against vCPU faults" => vcpu_faults,
         "relocation against punch hole" => punch_hole,
+        "a large hole lets moves in between its chunks" => large_hole,
         "relocation against fallocate" => fallocate,
         "relocation against conversion" => conversion,
         "relocation against memslot delete and create" => memslots,
