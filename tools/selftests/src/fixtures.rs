@@ -16,7 +16,7 @@ use vmm::guest::{ONCE, VERIFY, WRITE};
 use vmm::layout::PRIVATE_BASE;
 use vmm::{Crew, Exit, Job, Progress, Vcpu, Vm, VmType};
 
-use crate::ktap::skip;
+use crate::ktap::{note, skip};
 
 /// Size of [`ballast`]: more than two memory blocks.
 const BALLAST: u64 = 272 << 20;
@@ -92,12 +92,46 @@ pub fn movable(size: u64) -> PrivMemFd {
 
 /// A movable file on a node whose ZONE_MOVABLE has memory; the first node's may
 /// be taken by what the kernel itself needs. Skips where there is none. In other
-/// zones compaction moves many pages that are not ours, and these take the holes
-/// between ours before it comes to them.
+/// zones compaction moves many pages that are not ours, see [`for_compaction`].
 pub fn in_movable_zone(size: u64) -> PrivMemFd {
     let fd = filled_in_movable_zone(size);
     fd.punch_hole(0..size).unwrap();
     fd
+}
+
+/// The same on the node whose ZONE_MOVABLE has the fewest pages of others. Compaction
+/// fills holes with what lies lowest in the zone, and leaves blocks that are all free as
+/// they are: where others have more pages below a file than the file has holes, it moves
+/// none of the file's.
+pub fn for_compaction(size: u64) -> PrivMemFd {
+    let zones = fs::read_to_string("/proc/zoneinfo").unwrap();
+    let nodes = MemoryMap::read().map(|m| m.nodes()).unwrap_or_default();
+    let taken = |node: &u32| Some((taken_of_movable(&zones, *node)?, *node));
+    let Some((pages, node)) = nodes.iter().filter_map(taken).min() else {
+        skip("no ZONE_MOVABLE (boot with movablecore=)");
+    };
+    note(format!(
+        "{pages} pages in ZONE_MOVABLE of node {node} are taken"
+    ));
+    let options = Options::new(Mobility::Movable).node(node);
+    device().create(size, options).unwrap()
+}
+
+/// Pages in use of a node's ZONE_MOVABLE, by /proc/zoneinfo; `None` if it has no memory.
+fn taken_of_movable(zones: &str, node: u32) -> Option<u64> {
+    let (_, zone) = zones
+        .split("Node ")
+        .filter_map(|zone| zone.split_once('\n'))
+        .find(|(head, _)| {
+            let mut words = head.split([',', ' ']).filter(|word| !word.is_empty());
+            words.next() == Some(&node.to_string()) && words.next_back() == Some("Movable")
+        })?;
+    let number = |name| -> Option<u64> {
+        let mut words = zone.split_whitespace().skip_while(|word| *word != name);
+        words.nth(1)?.parse().ok()
+    };
+    let managed = number("managed").filter(|pages| *pages > 0)?;
+    managed.checked_sub(number("nr_free_pages")?)
 }
 
 /// The same with all its pages.
@@ -389,5 +423,20 @@ pub fn return_from(signal: libc::c_int) {
         action.sa_sigaction = return_at_once as extern "C" fn(libc::c_int) as usize;
         let r = libc::sigaction(signal, &action, std::ptr::null_mut());
         assert_eq!(r, 0, "{}", io::Error::last_os_error());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_zone_has_taken() {
+        let zones = "Node 0, zone  Movable\n  pages free     0\n        managed  0\n      nr_free_pages 0\n\
+            Node 1, zone   Normal\n  pages free     7\n        managed  900\n      nr_free_pages 7\n\
+            Node 1, zone  Movable\n  pages free     60\n        managed  100\n      nr_free_pages 60\n";
+        assert_eq!(taken_of_movable(zones, 0), None);
+        assert_eq!(taken_of_movable(zones, 1), Some(40));
+        assert_eq!(taken_of_movable(zones, 2), None);
     }
 }

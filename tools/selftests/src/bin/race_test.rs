@@ -16,7 +16,7 @@ use rustix::process::Signal;
 use selftests::cases;
 use selftests::effects::{affects_machine, Effect};
 use selftests::fixtures::{
-    bind_or_skip, child, in_movable_zone, movable, role, seed, signal, vm, wait_for, Cgroup, Guest,
+    bind_or_skip, child, for_compaction, movable, role, seed, signal, vm, wait_for, Cgroup, Guest,
     MIB, PAGE, PATIENCE,
 };
 use selftests::hostmem::{movable_blocks, pages_relocated, Compactor, Mover};
@@ -261,7 +261,7 @@ fn last_close() {
     let end = Instant::now() + PATIENCE;
     while closes < CLOSES && Instant::now() < end {
         // Every other page goes: what stays lies among holes.
-        let fd = in_movable_zone(SIZE);
+        let fd = for_compaction(SIZE);
         fd.allocate(0..SIZE).unwrap();
         for offset in (0..SIZE).step_by(2 * PAGE as usize) {
             fd.punch_hole(offset..offset + PAGE).unwrap();
