@@ -14,13 +14,13 @@ PACKAGES=(
 	uuid-dev pahole sparse shellcheck lz4 xz-utils patch perl python3 ca-certificates
 )
 # Where there is a QEMU that is new enough, if the machine's own is not.
-QEMU_SUITES=(bookworm-backports trixie)
+QEMU_SUITES=(trixie-backports forky)
 # The first that knows what Linux 7.3 asks for; what is built where no package has it.
 MIN_BINDGEN=0.71.1
 BINDGEN_VERSION=0.72.1
 BINDGEN_SUITE=trixie
 MIN_RUSTC=1.85
-MIN_QEMU=8.1
+MIN_QEMU=10.2
 
 packages() {
 	local missing=() p

@@ -2,15 +2,16 @@
 # SPDX-License-Identifier: GPL-2.0
 """Say whether a QEMU can be used here: qemu.py PROGRAM.
 
-Before 8.1 a CPU of QEMU may execute a stale translation of code that another CPU has
-just patched (Documentation/testing.rst, "Why QEMU 8.1"): machines die of it.
+Before 10.2 a CPU of QEMU that leaves a nested guest may lose an interrupt, before 8.1 it
+may execute a stale translation of code that another CPU has just patched: machines hang
+and die of it (Documentation/testing.rst, "Why QEMU 10.2").
 """
 
 import re
 import subprocess
 import sys
 
-MINIMUM = (8, 1)
+MINIMUM = (10, 2)
 ADVICE = (
     "make provision gets one that is new enough, as far as the machine's own is not; "
     "or name yours: QEMU=/path/to/qemu-system-x86_64"
@@ -18,7 +19,7 @@ ADVICE = (
 
 
 def version(program):
-    """Its version, (8, 1, 0); ValueError with a message if it has none."""
+    """Its version, (10, 2, 0); ValueError with a message if it has none."""
     try:
         said = subprocess.run([program, "--version"], capture_output=True, text=True, check=False)
     except OSError as error:

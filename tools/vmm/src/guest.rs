@@ -19,6 +19,7 @@ extern "C" {
     static vmm_guest_read: u8;
     static vmm_guest_write: u8;
     static vmm_guest_count: u8;
+    static vmm_guest_leave: u8;
     static vmm_guest_end: u8;
 }
 
@@ -42,6 +43,9 @@ pub enum Entry {
     /// Count cells that are not zero from the first argument up to the second
     /// in steps of the third.
     Count,
+    /// Leave the guest and come back (CPUID) until told to stop, and count that as
+    /// [`Field::Started`]; the first argument is the address of the control block.
+    Leave,
 }
 
 impl Entry {
@@ -52,6 +56,7 @@ impl Entry {
             Entry::Read => &raw const vmm_guest_read,
             Entry::Write => &raw const vmm_guest_write,
             Entry::Count => &raw const vmm_guest_count,
+            Entry::Leave => &raw const vmm_guest_leave,
         };
         CODE + (symbol as u64 - &raw const vmm_guest_start as u64)
     }
@@ -163,7 +168,14 @@ mod tests {
     fn the_code_holds_every_entry() {
         let end = CODE + code().len() as u64;
         let mut last = None;
-        for entry in [Entry::Loop, Entry::Read, Entry::Write, Entry::Count] {
+        let all = [
+            Entry::Loop,
+            Entry::Read,
+            Entry::Write,
+            Entry::Count,
+            Entry::Leave,
+        ];
+        for entry in all {
             let at = entry.address();
             assert!((CODE..end).contains(&at), "{entry:?} at {at:#x}");
             assert!(last < Some(at), "{entry:?} is out of order");

@@ -167,6 +167,18 @@ vmm_guest_count:
 	hlt
 	jmp	vmm_guest_count
 
+# Entry::Leave. rdi: own control block.
+.globl vmm_guest_leave
+vmm_guest_leave:
+	xor	eax, eax
+	xor	ecx, ecx
+	cpuid
+	inc	qword ptr [rdi + 0x40]		# started
+	cmp	qword ptr [rdi], 0
+	je	vmm_guest_leave
+	hlt
+	jmp	vmm_guest_leave
+
 .globl vmm_guest_end
 vmm_guest_end:
 .popsection

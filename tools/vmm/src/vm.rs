@@ -13,6 +13,7 @@ use kvm_bindings::{
 use kvm_ioctls::{Kvm, VmFd};
 use vm_memory::{Bytes, MmapRegion, VolatileMemory};
 
+use crate::guest::Control;
 use crate::layout::{low_image, LOW_SIZE};
 use crate::vcpu::Vcpu;
 
@@ -188,6 +189,11 @@ impl Vm {
 
     pub(crate) fn low(&self) -> &Arc<MmapRegion> {
         &self.low
+    }
+
+    /// The control block of a vCPU, running or not.
+    pub fn control(&self, id: u64) -> Control<'_> {
+        Control::new(&self.low, id)
     }
 }
 
