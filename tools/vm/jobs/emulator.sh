@@ -1,0 +1,11 @@
+#!/bin/sh
+# SPDX-License-Identifier: GPL-2.0
+#
+# For tools/vm/emulator.sh: its BUG SECONDS.
+# shellcheck source-path=SCRIPTDIR/../guest source=guest.sh
+. /lib/guest.sh
+
+case $1 in
+stale-code) exec /tests/stale_code "$2" ;;
+lost-interrupt) load_kvm /modules/kvm && exec /tests/lost_interrupt "$2" ;;
+esac
