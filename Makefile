@@ -124,6 +124,7 @@ help:
 	@echo '                  (VCPUS=, MIB=; SHELL=1: a shell in the TD)'
 	@echo 'make tdx-coverage which lines of KVM and of our patches that executes'
 	@echo 'make bench        instructions per page of a move, beside ordinary memory (build/bench.json)'
+	@echo '                  PROFILE=1: by function (build/profile.json; flame graphs in build/bench/profile/)'
 	@echo 'make lint         every checker'
 	@echo 'make mutations    breaks the backend, KVM and the emulated host, and sees that the tests notice'
 	@echo "make bisect       each patch of the KVM series: builds, and passes KVM's own tests"

@@ -4,6 +4,7 @@
 
 mod mapped;
 mod measure;
+mod profile;
 mod report;
 
 use std::fs;
@@ -13,7 +14,8 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-use measure::{Amount, Notes};
+use measure::{Amount, Bench};
+use profile::Profiler;
 use report::{Pair, Report, Unit};
 
 /// Measure what moving and populating private memory costs.
@@ -37,12 +39,16 @@ struct Cli {
     /// These only, of populate, request, mapped, core, growth and tdx
     #[arg(long, value_delimiter = ',', value_name = "WHAT")]
     only: Vec<String>,
+    /// Say by function where the instructions go, and write the stacks to files in this folder;
+    /// the figures then have the cost of the samples in them
+    #[arg(long, value_name = "FOLDER")]
+    profile: Option<PathBuf>,
     /// Write the figures to this file
     #[arg(long)]
     json: Option<PathBuf>,
 }
 
-type Measurement<T> = fn(Amount, &mut Notes) -> anyhow::Result<Vec<T>>;
+type Measurement<T> = fn(&mut Bench) -> anyhow::Result<Vec<T>>;
 
 fn run(cli: &Cli) -> anyhow::Result<Report> {
     let unit = match cli.instructions {
@@ -54,7 +60,11 @@ fn run(cli: &Cli) -> anyhow::Result<Report> {
         rounds: cli.rounds,
         unit,
     };
-    let mut notes = Vec::new();
+    let mut bench = Bench {
+        amount,
+        notes: Vec::new(),
+        profiler: cli.profile.clone().map(Profiler::new).transpose()?,
+    };
     let wanted = |what: &str| cli.only.is_empty() || cli.only.iter().any(|only| only == what);
     let all: [(&str, Measurement<Pair>); 4] = [
         ("populate", measure::populate),
@@ -65,15 +75,15 @@ fn run(cli: &Cli) -> anyhow::Result<Report> {
     let mut pairs = Vec::new();
     for (what, measure) in all {
         if wanted(what) {
-            pairs.extend(measure(amount, &mut notes)?);
+            pairs.extend(measure(&mut bench)?);
         }
     }
     let (mut growth, mut tdx) = (Vec::new(), Vec::new());
     if wanted("growth") {
-        growth = measure::growth(amount, &mut notes)?;
+        growth = measure::growth(&mut bench)?;
     }
     if wanted("tdx") {
-        tdx = measure::tdx(amount, &mut notes)?;
+        tdx = measure::tdx(&mut bench)?;
     }
     let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     Ok(Report {
@@ -83,7 +93,8 @@ fn run(cli: &Cli) -> anyhow::Result<Report> {
         pairs,
         growth,
         tdx,
-        notes,
+        profiles: bench.profiler.map_or(Ok(Vec::new()), Profiler::report)?,
+        notes: bench.notes,
     })
 }
 

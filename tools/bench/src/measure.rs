@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 use privmemctl::memory::MemoryMap;
 use selftests::fixtures::{MIB, PAGE};
 
+use crate::profile::Profiler;
 use crate::report::Unit;
 
 /// How much is measured.
@@ -42,8 +43,43 @@ impl Amount {
     }
 }
 
-/// What could not be measured.
-pub type Notes = Vec<String>;
+/// What measurements have in common.
+pub struct Bench {
+    /// How much.
+    pub amount: Amount,
+    /// What could not be measured.
+    pub notes: Vec<String>,
+    /// Where the instructions go, if that is asked for: its own come on top.
+    pub profiler: Option<Profiler>,
+}
+
+impl Bench {
+    fn note(&mut self, note: impl Into<String>) {
+        self.notes.push(note.into());
+    }
+
+    /// Runs and times `work`, with a profile of that name if there is to be one; `pages` says how
+    /// many it has dealt with.
+    fn profiled<T>(
+        &mut self,
+        name: &'static str,
+        pages: impl FnOnce(&T) -> u64,
+        work: impl FnOnce() -> anyhow::Result<T>,
+    ) -> anyhow::Result<(T, Duration)> {
+        match &mut self.profiler {
+            Some(profiler) => {
+                let mut took = Duration::ZERO;
+                let value = profiler.run(name, pages, || {
+                    let (value, so_long) = timed(work)?;
+                    took = so_long;
+                    Ok(value)
+                })?;
+                Ok((value, took))
+            }
+            None => timed(work),
+        }
+    }
+}
 
 fn timed<T>(work: impl FnOnce() -> anyhow::Result<T>) -> anyhow::Result<(T, Duration)> {
     let start = Instant::now();
@@ -57,11 +93,11 @@ fn per_page(took: Duration, pages: u64) -> f64 {
 }
 
 /// Two nodes to move pages between.
-fn two_nodes(notes: &mut Notes) -> anyhow::Result<Option<[u32; 2]>> {
+fn two_nodes(bench: &mut Bench) -> anyhow::Result<Option<[u32; 2]>> {
     let nodes = MemoryMap::read()?.nodes();
     if let [a, b, ..] = nodes[..] {
         return Ok(Some([a, b]));
     }
-    notes.push("one NUMA node only: there is nowhere to move to".into());
+    bench.note("one NUMA node only: there is nowhere to move to");
     Ok(None)
 }

@@ -92,6 +92,30 @@ pub struct Calls {
     pub host_per_page: Option<f64>,
 }
 
+/// What a function takes.
+#[derive(Debug, Serialize)]
+pub struct Function {
+    /// Its name, and the module that it is in.
+    pub name: String,
+    /// Its own instructions.
+    pub own_per_page: f64,
+    /// With all that it calls.
+    pub with_callees_per_page: f64,
+}
+
+/// Where the instructions of a measurement go.
+#[derive(Debug, Serialize)]
+pub struct Profile {
+    /// Of what.
+    pub name: &'static str,
+    /// How often was looked.
+    pub samples: u64,
+    /// Instructions per page, all together.
+    pub per_page: f64,
+    /// The dearest functions.
+    pub functions: Vec<Function>,
+}
+
 /// All figures of a run.
 #[derive(Debug, Serialize)]
 pub struct Report {
@@ -107,6 +131,9 @@ pub struct Report {
     pub growth: Vec<Growth>,
     /// SEAMCALLs.
     pub tdx: Vec<Calls>,
+    /// Where the instructions go; empty if nobody asked.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub profiles: Vec<Profile>,
     /// What could not be measured, and why.
     pub notes: Vec<String>,
 }
@@ -153,6 +180,19 @@ impl Report {
                 "{:<42} {:.2} SEAMCALLs, {:.3} kicks{host}",
                 c.name, c.seamcalls_per_page, c.kicks_per_page
             );
+        }
+        for p in &self.profiles {
+            println!(
+                "{}: {:.0} {unit} per page, {} samples",
+                p.name, p.per_page, p.samples
+            );
+            println!("{:>9} {:>13}  function", "its own", "with callees");
+            for f in &p.functions {
+                println!(
+                    "{:>9.0} {:>13.0}  {}",
+                    f.own_per_page, f.with_callees_per_page, f.name
+                );
+            }
         }
         for note in &self.notes {
             println!("note: {note}");

@@ -8,7 +8,7 @@ use selftests::fixtures::MIB;
 use vmm::layout::PRIVATE_BASE;
 use vmm::{Vm, VmType};
 
-use super::{per_page, timed, Amount, Notes};
+use super::{per_page, timed, Bench};
 use crate::report::Growth;
 
 /// What is moved.
@@ -46,12 +46,12 @@ fn other_vm() -> anyhow::Result<Vm> {
 }
 
 /// The file, and the number of VMs.
-pub fn growth(_: Amount, notes: &mut Notes) -> anyhow::Result<Vec<Growth>> {
+pub fn growth(bench: &mut Bench) -> anyhow::Result<Vec<Growth>> {
     let mut files = Vec::new();
     for mib in FILES {
         match populated(mib * MIB) {
             Ok(fd) => files.push((mib, cost(&fd, mib * MIB)?)),
-            Err(e) => notes.push(format!("no file of {mib} MiB: {e:#}")),
+            Err(e) => bench.note(format!("no file of {mib} MiB: {e:#}")),
         }
     }
     let size = FILES[0] * MIB;
@@ -63,7 +63,7 @@ pub fn growth(_: Amount, notes: &mut Notes) -> anyhow::Result<Vec<Growth>> {
             match other_vm() {
                 Ok(vm) => vms.push(vm),
                 Err(e) => {
-                    notes.push(format!("no more than {} VMs: {e:#}", vms.len()));
+                    bench.note(format!("no more than {} VMs: {e:#}", vms.len()));
                     break 'more;
                 }
             }

@@ -8,15 +8,16 @@ use privmemfd_ioctls::{Device, Mobility, Options};
 use rustix::fs::FallocateFlags;
 use vmm::{Vm, VmType};
 
-use super::{per_page, timed, Amount, Notes};
+use super::{per_page, timed, Bench};
 use crate::report::Pair;
 
 /// fallocate of a new file, ours and KVM's own.
-pub fn populate(amount: Amount, notes: &mut Notes) -> anyhow::Result<Vec<Pair>> {
+pub fn populate(bench: &mut Bench) -> anyhow::Result<Vec<Pair>> {
+    let amount = bench.amount;
     let vm = match Vm::new(VmType::SwProtected) {
         Ok(vm) => vm,
         Err(e) => {
-            notes.push(format!("no VM, so no guest_memfd to compare with: {e}"));
+            bench.note(format!("no VM, so no guest_memfd to compare with: {e}"));
             return Ok(Vec::new());
         }
     };
@@ -28,10 +29,10 @@ pub fn populate(amount: Amount, notes: &mut Notes) -> anyhow::Result<Vec<Pair>> 
         let theirs = vm.create_guest_memfd(size, 0)?;
         let link = fs::read_link(format!("/proc/self/fd/{}", theirs.as_raw_fd()))?;
         if link.to_string_lossy() == privmemfd_ioctls::LINK {
-            notes.push("serve_all=1: every guest_memfd is ours, nothing to compare with".into());
+            bench.note("serve_all=1: every guest_memfd is ours, nothing to compare with");
             return Ok(Vec::new());
         }
-        let (_, t) = timed(|| Ok(ours.allocate(0..size)?))?;
+        let (_, t) = bench.profiled("populate", |()| pages, || Ok(ours.allocate(0..size)?))?;
         let (_, u) = timed(|| Ok(rustix::fs::fallocate(theirs.as_fd(), keep, 0, size)?))?;
         samples.push((per_page(t, pages), per_page(u, pages)));
     }

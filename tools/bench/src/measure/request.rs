@@ -8,7 +8,7 @@ use privmemfd_ioctls::{Device, Mobility, Options, PrivMemFd};
 use vmm::layout::PRIVATE_BASE;
 use vmm::{Vcpu, Vm, VmType};
 
-use super::{per_page, timed, two_nodes, Amount, Notes};
+use super::{per_page, timed, two_nodes, Bench};
 use crate::mapped::Mapped;
 use crate::report::Pair;
 
@@ -22,8 +22,9 @@ fn on_node(size: u64, node: u32) -> anyhow::Result<PrivMemFd> {
 }
 
 /// A file that no VM uses.
-pub fn request(amount: Amount, notes: &mut Notes) -> anyhow::Result<Vec<Pair>> {
-    let Some([a, b]) = two_nodes(notes)? else {
+pub fn request(bench: &mut Bench) -> anyhow::Result<Vec<Pair>> {
+    let amount = bench.amount;
+    let Some([a, b]) = two_nodes(bench)? else {
         return Ok(Vec::new());
     };
     let (size, pages) = (amount.size(), amount.pages());
@@ -32,7 +33,8 @@ pub fn request(amount: Amount, notes: &mut Notes) -> anyhow::Result<Vec<Pair>> {
     theirs.move_to(a)?;
     let mut samples = Vec::new();
     for node in [b, a].into_iter().cycle().take(amount.rounds as usize) {
-        let (moved, t) = timed(|| Ok(ours.move_range(0..size, Some(node))?))?;
+        let work = || Ok(ours.move_range(0..size, Some(node))?);
+        let (moved, t) = bench.profiled("move on request", |moved| *moved, work)?;
         let (arrived, u) = timed(|| theirs.move_to(node))?;
         if moved != pages || arrived != pages {
             bail!("{moved} and {arrived} of {pages} pages moved");
@@ -55,8 +57,9 @@ fn guest(fd: &PrivMemFd, size: u64) -> anyhow::Result<(Vm, Vcpu)> {
 
 /// A file whose pages a VM has mapped: it has to be kept off them, and they have
 /// content. The guest is idle.
-pub fn request_mapped(amount: Amount, notes: &mut Notes) -> anyhow::Result<Vec<Pair>> {
-    let Some([a, b]) = two_nodes(notes)? else {
+pub fn request_mapped(bench: &mut Bench) -> anyhow::Result<Vec<Pair>> {
+    let amount = bench.amount;
+    let Some([a, b]) = two_nodes(bench)? else {
         return Ok(Vec::new());
     };
     let (size, pages) = (amount.size(), amount.pages());
@@ -64,7 +67,7 @@ pub fn request_mapped(amount: Amount, notes: &mut Notes) -> anyhow::Result<Vec<P
     let (_vm, vcpu) = match guest(&ours, size) {
         Ok(guest) => guest,
         Err(e) => {
-            notes.push(format!("no guest: {e:#}"));
+            bench.note(format!("no guest: {e:#}"));
             return Ok(Vec::new());
         }
     };
@@ -72,7 +75,8 @@ pub fn request_mapped(amount: Amount, notes: &mut Notes) -> anyhow::Result<Vec<P
     theirs.move_to(a)?;
     let (mut moves, mut with_fault) = (Vec::new(), Vec::new());
     for node in [b, a].into_iter().cycle().take(amount.rounds as usize) {
-        let (moved, t) = timed(|| Ok(ours.move_range(0..size, Some(node))?))?;
+        let work = || Ok(ours.move_range(0..size, Some(node))?);
+        let (moved, t) = bench.profiled("move on request, mapped by a VM", |moved| *moved, work)?;
         let ((), f) = timed(|| Ok(vcpu.prefault(PRIVATE_BASE..PRIVATE_BASE + size)?))?;
         let (arrived, u) = timed(|| theirs.move_to(node))?;
         if moved != pages || arrived != pages {

@@ -12,8 +12,8 @@ use selftests::tdx::emulator::{clear_counters, Counters};
 use selftests::tdx::Tdx;
 use tdhost::MOVE_LEAVES;
 
-use super::offline::take_offline;
-use super::{per_page, timed, Amount, Notes};
+use super::offline::{empty, take_offline};
+use super::{per_page, Bench};
 use crate::report::{Calls, Unit};
 
 const KICKS: &str = "/sys/kernel/debug/privmemfd/tdx_kicks";
@@ -64,18 +64,18 @@ impl Taken {
 }
 
 fn measured(
+    bench: &mut Bench,
     name: &'static str,
-    unit: Unit,
     work: impl FnOnce() -> anyhow::Result<u64>,
 ) -> anyhow::Result<Calls> {
     clear_counters();
     let before = kicks()?;
-    let (pages, took) = timed(work)?;
-    Ok(Taken::since(before)?.per_page(name, unit, pages, took))
+    let (pages, took) = bench.profiled(name, |pages| *pages, work)?;
+    Ok(Taken::since(before)?.per_page(name, bench.amount.unit, pages, took))
 }
 
 /// A block that a TD has pages in goes offline, beyond what the block costs when they are away.
-fn offline(unit: Unit, notes: &mut Notes) -> anyhow::Result<Option<Calls>> {
+fn offline(bench: &mut Bench) -> anyhow::Result<Option<Calls>> {
     let size = BLOCK_PAGES * PAGE;
     let fd = offlinable(size);
     let td = Tdx::on(fd, BLOCK_PAGES, 1).boot();
@@ -84,34 +84,34 @@ fn offline(unit: Unit, notes: &mut Notes) -> anyhow::Result<Option<Calls>> {
     for (block, pages) in blocks {
         clear_counters();
         let before = kicks()?;
-        let Ok(took) = take_offline(&block) else {
+        let Ok(took) = empty(bench, "offline", &block, pages) else {
             continue;
         };
         let calls = Taken::since(before)?;
-        let empty = take_offline(&block)?;
+        let without = take_offline(&block)?;
         td.verify();
         return Ok(Some(calls.per_page(
             "offline",
-            unit,
+            bench.amount.unit,
             pages,
-            took.saturating_sub(empty),
+            took.saturating_sub(without),
         )));
     }
-    notes.push("no block with a TD's pages goes offline".into());
+    bench.note("no block with a TD's pages goes offline");
     Ok(None)
 }
 
 /// A range at once, then page by page, then a block, of a TD with a vCPU.
-pub fn tdx(amount: Amount, notes: &mut Notes) -> anyhow::Result<Vec<Calls>> {
+pub fn tdx(bench: &mut Bench) -> anyhow::Result<Vec<Calls>> {
     if !Path::new(tdhost::DEVICE).exists() {
-        notes.push(format!("no {}: no TDs", tdhost::DEVICE));
+        bench.note(format!("no {}: no TDs", tdhost::DEVICE));
         return Ok(Vec::new());
     }
     let td = Tdx::running(PAGES, 1);
-    let range = measured("a TD's range", amount.unit, || {
+    let range = measured(bench, "a TD's range", || {
         Ok(td.fd.move_range(td.all(), None)?)
     })?;
-    let single = measured("a TD's pages one by one", amount.unit, || {
+    let single = measured(bench, "a TD's pages one by one", || {
         let each = td.all().step_by(PAGE as usize);
         each.map(|at| Ok(td.fd.move_range(at..at + PAGE, None)?))
             .sum()
@@ -119,6 +119,6 @@ pub fn tdx(amount: Amount, notes: &mut Notes) -> anyhow::Result<Vec<Calls>> {
     td.verify();
     drop(td);
     let mut all = vec![range, single];
-    all.extend(offline(amount.unit, notes)?);
+    all.extend(offline(bench)?);
     Ok(all)
 }
