@@ -62,61 +62,81 @@ def measurements(host, image):
     return {name: {"read": read.get(name), "computed": value} for name, value in want.items()}, len(events)
 
 
-def main():
-    out, parts, target = (Path(argument) for argument in sys.argv[1:4])
-    least = int(sys.argv[4])
-    host = json.loads((out / "host.json").read_text())
+def of_host(out, host, least):
+    """What the host and the TDX module say, and what is wrong with it."""
     count = counters(out / "counters")
     good, bad, _, injected, _, guests = summary.read_calls(out / "seamcalls.jsonl")
     given, taken = (sum(good[n] for n in names) for names in (summary.GIVEN, summary.TAKEN))
-    measures, events = measurements(host, (parts / "OVMF.fd").read_bytes())
-    guest_complaints = complaints(out / "guest.log")
-    guest, seconds = host["guest"], host["seconds"]
     result = {
-        **json.loads((parts / "parts.json").read_text()),
-        "vcpus": host["vcpus"],
-        "mib": host["mib"],
-        "firmware_seconds": round(seconds.get("kernel", 0), 1),
-        "kernel_seconds": round(seconds.get("init", 0) - seconds.get("kernel", 0), 1),
-        "guest_rounds": guest.get("rounds", 0),
-        "guest_bytes_verified": guest.get("bytes", 0),
-        "guest_work": {n: guest.get(n, 0) for n in ("processes", "files", "mappings", "disk_bytes")},
         "relocated_pages": host["relocated_pages"],
         "relocated_in": host["phases"],
         "seamcalls": dict(sorted(good.items())),
         "injected_faults": dict(sorted(injected.items())),
         "kicks": count["tdx_kicks"],
-        "mismatches": guest.get("mismatches", -1),
         "refused": host["refused"],
         "offlined_blocks": host["offlined_blocks"],
         "blocks_that_stayed": host["blocks_that_stayed"],
         "leaked_pages": given - taken,
         "kept_pages": count["tdx_pages_kept"],
         "tds_lost": count["tdx_tds_lost"],
-        "longest_guest_pause_ms": round(guest.get("pause_us", 0) / 1000, 1),
-        "measurements": measures,
-        "measured_events": events,
-        "guest_reports": reports(out / "guest.log"),
-        "guest_complaints": guest_complaints,
         "kernel_reports": reports(out / "dmesg.log"),
         **guests,
     }
     problems = [f"{n} times {what}" for what, n in bad.items()]
-    problems += [f"{n}: read {m['read']}, has to be {m['computed']}" for n, m in measures.items() if len(set(m.values())) > 1]
-    problems += [f"the guest's kernel: {line}" for line in guest_complaints]
-    for name in ("mismatches", "leaked_pages", "kept_pages", "tds_lost", "guest_reports", "kernel_reports"):
-        if result[name] != 0:
-            problems.append(f"{name}: {result[name]}")
-    if good["MNG.CREATE"] != good["MNG.KEY.FREEID"]:
+    problems += not_zero(result, "leaked_pages", "kept_pages", "tds_lost", "kernel_reports")
+    if not good["MNG.CREATE"] or good["MNG.CREATE"] != good["MNG.KEY.FREEID"]:
         problems.append(f"{good['MNG.CREATE']} KeyIDs used, {good['MNG.KEY.FREEID']} freed")
     if good["MEM.PAGE.RELOCATE"] != count["tdx_relocated"]:
         problems.append(f"{good['MEM.PAGE.RELOCATE']} pages relocated, {count['tdx_relocated']} counted")
     if result["relocated_pages"] < least:
         problems.append(f"{result['relocated_pages']} pages relocated, fewer than {least}")
+    return result, problems
+
+
+def of_guest(out, host, image):
+    """What our first process says of its memory, and its kernel of everything."""
+    measures, events = measurements(host, image)
+    guest, seconds = host["guest"], host["seconds"]
+    result = {
+        "firmware_seconds": round(seconds.get("kernel", 0), 1),
+        "kernel_seconds": round(seconds.get("init", 0) - seconds.get("kernel", 0), 1),
+        "guest_rounds": guest.get("rounds", 0),
+        "guest_bytes_verified": guest.get("bytes", 0),
+        "guest_work": {n: guest.get(n, 0) for n in ("processes", "files", "mappings", "disk_bytes")},
+        "mismatches": guest.get("mismatches", -1),
+        "longest_guest_pause_ms": round(guest.get("pause_us", 0) / 1000, 1),
+        "measurements": measures,
+        "measured_events": events,
+        "guest_reports": reports(out / "guest.log"),
+        "guest_complaints": complaints(out / "guest.log"),
+    }
+    problems = [f"{n}: read {m['read']}, has to be {m['computed']}" for n, m in measures.items() if len(set(m.values())) > 1]
+    problems += [f"the guest's kernel: {line}" for line in result["guest_complaints"]]
+    problems += not_zero(result, "mismatches", "guest_reports")
     if not events:
         problems.append("no event was measured")
     if host["verdict"] != "good":
         problems.append(f"the TD's first process: {host['verdict']}")
+    return result, problems
+
+
+def not_zero(result, *names):
+    return [f"{name}: {result[name]}" for name in names if result[name] != 0]
+
+
+def main():
+    out, parts, target = (Path(argument) for argument in sys.argv[1:4])
+    host = json.loads((out / "host.json").read_text())
+    result = json.loads((parts / "parts.json").read_text())
+    result.update(vcpus=host["vcpus"], mib=host["mib"])
+    sides = [of_host(out, host, int(sys.argv[4]))]
+    # A shell says nothing of its memory.
+    if host["verdict"] != "shell":
+        sides.insert(0, of_guest(out, host, (parts / "OVMF.fd").read_bytes()))
+    problems = []
+    for side, wrong in sides:
+        result.update(side)
+        problems += wrong
     result["problems"] = problems
     target.write_text(json.dumps(result, indent=2) + "\n")
     for problem in problems:

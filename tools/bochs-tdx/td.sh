@@ -9,7 +9,8 @@
 #   --initrd ARCHIVE    its initial archive (TD_INITRD)
 #   --append TEXT       more of its command line (APPEND)
 #   --host-kernel TREE  a built kernel for the host, or a bzImage (HOST_KERNEL)
-#   --shell             a shell in the TD, where nothing moves (TD_SHELL)
+#   --shell             a shell in the TD, where nothing moves (TD_SHELL); its exit status
+#                       is that of td.sh
 #
 # Also in the environment: VCPUS (1), MIB (256), RELOCATIONS (200000) that have to happen.
 set -euo pipefail
@@ -58,9 +59,13 @@ fi
 say "an unmodified Linux as a TD: $vcpus vCPU(s), $mib MiB"
 status=0
 linux_td "$bochs" "$OUT" "$LIMIT" "$vcpus" "${more[@]}" -- "${options[@]}" || status=$?
-[ -z "${TD_SHELL:-}" ] || exit "$status"
 [ -f "$OUT/host.json" ] ||
 	die "the run ended without a result (exit status $status)" "read its output above, $OUT/guest.log and $(kernel_log "$OUT")"
+if [ -n "${TD_SHELL:-}" ]; then
+	"$HERE/td-json.py" "$OUT" "$PARTS" "$OUT/shell.json" 0 ||
+		die "what the TD had has not come back" "read $OUT/shell.json"
+	exit "$status"
+fi
 "$HERE/td-json.py" "$OUT" "$PARTS" "$BUILD/td.json" "$relocations" || status=1
 if [ "$status" -eq 0 ]; then
 	say "PASS: a Linux TD has kept every byte (build/td.json)"

@@ -12,7 +12,11 @@ COUNTERS=/sys/kernel/debug/privmemfd
 load_tdx /modules/kvm || exit 126
 insmod /modules/privmemfd.ko serve_all=1 && insmod /modules/tdxfaults.ko || exit 126
 case " $* " in
-*" --shell "*) /tests/td-host "$@" </dev/ttyS1 ;;
+*" --shell "*)
+	# A VMM turns OPOST on; the TD's own line discipline has done that.
+	stty -F /dev/ttyS1 -onlcr
+	/tests/td-host "$@" </dev/ttyS1
+	;;
 *) /tests/td-host "$@" ;;
 esac
 status=$?

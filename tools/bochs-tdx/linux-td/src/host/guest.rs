@@ -6,11 +6,12 @@ use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::path::Path;
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
+use std::str;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use anyhow::{bail, Context};
+use anyhow::{bail, ensure, Context};
 
 /// How far the TD has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -87,14 +88,7 @@ fn command(s: &Setup) -> Command {
         "q35,kernel-irqchip=split,confidential-guest-support=td",
     ]);
     c.arg("-bios").arg(s.parts.join("OVMF.fd"));
-    c.args([
-        "-nodefaults",
-        "-display",
-        "none",
-        "-serial",
-        "stdio",
-        "-no-reboot",
-    ]);
+    c.args(["-nodefaults", "-display", "none", "-no-reboot"]);
     c.args([
         "-drive",
         &disk,
@@ -107,13 +101,24 @@ fn command(s: &Setup) -> Command {
     c
 }
 
-/// Runs it on this program's own input and output, until it ends.
+/// Runs it with a shell on this program's own input and output, until it ends. The answer is
+/// the shell's exit status, if it has ended before the TD did.
 ///
 /// # Errors
-/// QEMU cannot be started.
-pub fn shell(setup: &Setup) -> anyhow::Result<bool> {
-    let status = command(setup).status().context("cannot start QEMU")?;
-    Ok(status.success())
+/// QEMU cannot be started, or fails.
+pub fn shell(setup: &Setup) -> anyhow::Result<Option<u8>> {
+    let status = command(setup)
+        // All keys are the TD's, but for Ctrl-A: h tells what it can do.
+        .args(["-chardev", "stdio,id=line,mux=on,signal=off"])
+        .args(["-serial", "chardev:line", "-mon", "chardev=line"])
+        .status()
+        .context("cannot start QEMU")?;
+    ensure!(status.success(), "QEMU: {status}");
+    let disk = fs::read(setup.disk).context("cannot read the TD's disk")?;
+    let first = disk.split(|b| *b == b'\n').next().unwrap_or_default();
+    Ok(str::from_utf8(first)
+        .ok()
+        .and_then(|text| text.parse().ok()))
 }
 
 impl Said {
@@ -164,6 +169,7 @@ impl Guest {
     /// QEMU cannot be started.
     pub fn start(setup: &Setup) -> anyhow::Result<Self> {
         let mut child = command(setup)
+            .args(["-serial", "stdio"])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()

@@ -7,7 +7,7 @@ mod guest;
 mod moves;
 
 use std::collections::BTreeMap;
-use std::fs;
+use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -296,19 +296,19 @@ impl Show {
             self.report.guest.get("mismatches").copied().unwrap_or(0),
             self.report.verdict,
         ));
-        let json = serde_json::to_string_pretty(&self.report)?;
-        fs::write(self.cli.out.join("host.json"), json + "\n")?;
+        write(&self.report, &self.cli.out)?;
         Ok(good)
     }
 }
+
+const DISK_MIB: u64 = 4;
 
 /// A disk that init knows: in MiB `n`, cell `i` holds what `td-init` computes too.
 fn make_disk(path: &Path) -> anyhow::Result<()> {
     const SEED: u64 = 0x5444_4449_534B;
     const MIB: u64 = 1 << 20;
-    const SIZE: u64 = 4;
     let mut content = Vec::new();
-    for n in 0..SIZE {
+    for n in 0..DISK_MIB {
         for i in 0..MIB / 8 {
             let z = (SEED ^ n << 24 ^ i).wrapping_mul(0x9E37_79B9_7F4A_7C15);
             let z = (z ^ z >> 30).wrapping_mul(0xBF58_476D_1CE4_E5B9);
@@ -318,9 +318,29 @@ fn make_disk(path: &Path) -> anyhow::Result<()> {
     fs::write(path, content).context("cannot make the TD's disk")
 }
 
-fn run(cli: Cli) -> anyhow::Result<bool> {
+/// A shell in the TD. The answer is its exit status; 0 if the TD was switched off.
+fn shell(setup: &Setup, out: &Path) -> anyhow::Result<u8> {
+    File::create(setup.disk)
+        .and_then(|disk| disk.set_len(DISK_MIB << 20))
+        .context("cannot make the TD's disk")?;
+    let status = guest::shell(setup)?;
+    let report = Report {
+        vcpus: setup.vcpus,
+        mib: setup.mib,
+        verdict: "shell".into(),
+        ..Report::default()
+    };
+    write(&report, out)?;
+    Ok(status.unwrap_or(0))
+}
+
+fn write(report: &Report, out: &Path) -> anyhow::Result<()> {
+    let json = serde_json::to_string_pretty(report)?;
+    fs::write(out.join("host.json"), json + "\n").context("cannot write the report")
+}
+
+fn run(cli: Cli) -> anyhow::Result<u8> {
     let disk = Path::new("/tmp/td-disk");
-    make_disk(disk)?;
     let log = cli.out.join("guest.log");
     let append = format!(
         "console=ttyS0,115200 earlyprintk=ttyS0 panic=-1 tsc=reliable swiotlb=4096 {}",
@@ -340,8 +360,9 @@ fn run(cli: Cli) -> anyhow::Result<bool> {
         log: &log,
     };
     if cli.shell {
-        return guest::shell(&setup);
+        return shell(&setup, &cli.out);
     }
+    make_disk(disk)?;
     let guest = Guest::start(&setup)?;
     let report = Report {
         vcpus: cli.vcpus,
@@ -358,13 +379,12 @@ fn run(cli: Cli) -> anyhow::Result<bool> {
         before: Counters::default(),
     };
     let played = show.play();
-    show.end(played)
+    Ok(u8::from(!show.end(played)?))
 }
 
 fn main() -> ExitCode {
     match run(Cli::parse()) {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
+        Ok(status) => status.into(),
         Err(e) => {
             eprintln!("td-host: {e:#}");
             ExitCode::FAILURE

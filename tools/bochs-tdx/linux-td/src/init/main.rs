@@ -4,7 +4,7 @@
 //! verifies all of it, until a line "stop" comes in on the console.
 //!
 //! What it prints for the host starts with "td: ". `td.shell` on the kernel command line:
-//! a shell instead.
+//! a shell instead, whose exit status is written to the disk.
 
 mod events;
 mod pause;
@@ -13,8 +13,7 @@ mod work;
 
 use std::fs;
 use std::io::{self, BufRead, Write};
-use std::os::unix::process::CommandExt;
-use std::path::Path;
+use std::os::unix::process::ExitStatusExt;
 use std::process::{exit, Command};
 use std::sync::Arc;
 use std::thread;
@@ -89,20 +88,27 @@ fn parameter(name: &str) -> Option<String> {
     })
 }
 
-fn shell() -> io::Error {
+/// A shell on the console, until it ends. Its exit status goes to the start of the disk,
+/// where the host looks for it.
+fn shell() -> io::Result<()> {
     let busybox = "/bin/busybox";
-    let installed = Command::new(busybox)
-        .args(["--install", "-s", "/bin"])
-        .status();
-    if let Err(e) = installed {
-        return e;
-    }
     Command::new(busybox)
+        .args(["--install", "-s", "/bin"])
+        .status()?;
+    let ended = Command::new(busybox)
         .args(["setsid", "cttyhack", "sh", "-l"])
         .env("PATH", "/bin")
         .env("HOME", "/tmp")
         .env("PS1", "td# ")
-        .exec()
+        .status()?;
+    // As shells say it of their children.
+    let status = ended
+        .code()
+        .or_else(|| ended.signal().map(|s| 128 + s))
+        .unwrap_or(255);
+    let mut disk = fs::OpenOptions::new().write(true).open(work::DISK)?;
+    disk.write_all(format!("{status}\n").as_bytes())?;
+    disk.sync_all()
 }
 
 /// Works until told to stop. The answer is whether all content was right.
@@ -138,15 +144,17 @@ fn run() -> io::Result<bool> {
     Ok(shared.mismatches() == 0)
 }
 
-fn whole() -> io::Result<bool> {
+/// All of it. The answer is whether all content was right, if there was any.
+fn whole() -> io::Result<Option<bool>> {
     file_systems()?;
     say(&format!("init {}", uptime()));
     modules()?;
     identity()?;
-    if Path::new("/etc/td-shell").exists() || parameter("td.shell").is_some() {
-        return Err(shell());
+    if parameter("td.shell").is_some() {
+        shell()?;
+        return Ok(None);
     }
-    run()
+    run().map(Some)
 }
 
 fn main() {
@@ -158,8 +166,9 @@ fn main() {
         }
     }
     match whole() {
-        Ok(true) => say("verdict good"),
-        Ok(false) => say("verdict mismatch"),
+        Ok(None) => {}
+        Ok(Some(true)) => say("verdict good"),
+        Ok(Some(false)) => say("verdict mismatch"),
         Err(e) => say(&format!("verdict error: {e}")),
     }
     rustix::fs::sync();

@@ -19,7 +19,8 @@ const THREADS: u64 = 3;
 const CHILD_GOOD: i32 = 42;
 const CHILD_MIB: u64 = 1;
 const FILE_MIB: u64 = 2;
-const DISK: &str = "/dev/vda";
+/// The host's disk.
+pub const DISK: &str = "/dev/vda";
 /// What the host has put on the disk: `cell(DISK_SEED, n)`.
 const DISK_SEED: u64 = 0x5444_4449_534B;
 
