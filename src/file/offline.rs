@@ -31,7 +31,7 @@ use privmemfd_kernel::{
     mm::mapping::Mobility, //
 };
 
-/// Pages that are sorted by file at a time, so that many files with pages all over the block make
+/// Pages that are gathered by file at a time, so that many files with pages all over the block make
 /// full batches all the same: 96 KiB.
 const WINDOW: usize = 4096;
 
@@ -51,12 +51,48 @@ fn try_clear(block: &mut Residents<'_, PrivMem>) -> Result {
         if seen.is_empty() {
             return Ok(());
         }
-        seen.sort_unstable();
-        for of_one in seen.chunk_by(Sighting::same_file) {
+        let mut rest = &mut seen[..];
+        while let Some(first) = rest.first().copied() {
+            let of_first = gather(rest, &first);
+            let (of_one, others) = rest.split_at_mut(of_first);
+            of_one.chunks_mut(BATCH).for_each(order);
             // The first that tells whose they are.
             if let Some(file) = of_one.iter().find_map(|page| block.file(page)) {
                 clear_of(&file, of_one, block)?;
             }
+            rest = others;
+        }
+    }
+}
+
+/// Brings those that are of the file of `first` to the front, in their order; says how many.
+fn gather(seen: &mut [Sighting], first: &Sighting) -> usize {
+    let mut found = 0;
+    for nr in 0..seen.len() {
+        if seen[nr].same_file(first) {
+            seen.swap(found, nr);
+            found += 1;
+        }
+    }
+    found
+}
+
+/// Puts a batch of one file into the order of offsets, which KVM wants. It mostly has that, or the
+/// opposite. Core's sorts cannot be had everywhere: objtool of Linux 7.3 does not know that what they
+/// call for a bad order does not return.
+fn order(pages: &mut [Sighting]) {
+    if pages
+        .first()
+        .zip(pages.last())
+        .is_some_and(|(first, last)| last.index() < first.index())
+    {
+        pages.reverse();
+    }
+    for end in 1..pages.len() {
+        let mut nr = end;
+        while nr > 0 && pages[nr].index() < pages[nr - 1].index() {
+            pages.swap(nr, nr - 1);
+            nr -= 1;
         }
     }
 }

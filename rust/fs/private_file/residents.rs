@@ -24,8 +24,8 @@ use kernel::alloc::KVVec;
 /// Frames that are looked at between two chances for other tasks to run.
 const STEP: usize = 4096;
 
-/// Where a folio was seen. May be wrong as soon as it is known; ordered by file, then by offset.
-#[derive(Copy, Clone, PartialEq, Eq, PartialOrd, Ord)]
+/// Where a folio was seen. May be wrong as soon as it is known.
+#[derive(Copy, Clone)]
 pub struct Sighting {
     /// Address of the mapping; a name, nothing else.
     mapping: usize,
@@ -37,6 +37,11 @@ impl Sighting {
     /// Whether both are of one file.
     pub fn same_file(&self, other: &Self) -> bool {
         self.mapping == other.mapping
+    }
+
+    /// Its offset in the file, in pages.
+    pub fn index(&self) -> usize {
+        self.index
     }
 }
 
