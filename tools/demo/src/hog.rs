@@ -145,8 +145,11 @@ struct Hog {
 struct Chunk(*mut u8);
 
 impl Chunk {
-    /// Without memory yet.
-    fn new(advice: Advice) -> io::Result<Self> {
+    const MPOL_BIND: libc::c_long = 2;
+
+    /// Without memory yet; it will be of that node. Only the chunk's, not the page tables for it: in
+    /// a CMA area of the node there may be room for what can move, when there is none for them.
+    fn new(node: u32, advice: Advice) -> io::Result<Self> {
         // The kernel puts a mapping of this size or more where huge pages fit.
         // SAFETY: a new mapping in a place of the kernel's choice.
         let at = unsafe {
@@ -158,6 +161,22 @@ impl Chunk {
             )?
         };
         let chunk = Self(at.cast());
+        let nodes = 1u64 << node;
+        // SAFETY: the kernel reads 64 bits at `nodes`; nothing relies on the chunk's content.
+        let bound = unsafe {
+            libc::syscall(
+                libc::SYS_mbind,
+                chunk.0,
+                CHUNK,
+                Self::MPOL_BIND,
+                &nodes,
+                64,
+                0,
+            )
+        };
+        if bound != 0 {
+            return Err(io::Error::last_os_error());
+        }
         chunk.advise(0..CHUNK, advice)?;
         Ok(chunk)
     }
@@ -208,7 +227,6 @@ impl Hog {
     /// then gives back what lies in the CMA area. Not before: the kernel would take the
     /// same again.
     fn fill(&mut self, node: u32, spare: u64, area: &Range<u64>) -> io::Result<u64> {
-        let _only_here = OnlyNode::new(node)?;
         let start = Instant::now();
         loop {
             let free = free_on(node)?;
@@ -220,7 +238,7 @@ impl Hog {
                     "{free} bytes of node {node} are still free after {PATIENCE:?}"
                 )));
             }
-            let chunk = Chunk::new(Advice::LinuxHugepage)?;
+            let chunk = Chunk::new(node, Advice::LinuxHugepage)?;
             chunk.touch(0..CHUNK);
             self.chunks.push(chunk);
         }
@@ -236,9 +254,8 @@ impl Hog {
     /// them: where it has found no free page for some time it looks at every 32nd frame
     /// only.
     fn holes(&mut self, node: u32, size: u64) -> io::Result<u64> {
-        let _only_here = OnlyNode::new(node)?;
         for _ in 0..size.div_ceil(HUGE) {
-            let chunk = Chunk::new(Advice::LinuxNoHugepage)?;
+            let chunk = Chunk::new(node, Advice::LinuxNoHugepage)?;
             chunk.touch(0..CHUNK);
             self.chunks.push(chunk);
         }
@@ -251,10 +268,9 @@ impl Hog {
 
     /// Takes huge pages of a node until there is none.
     fn huge(&mut self, node: u32) -> io::Result<u64> {
-        let _only_here = OnlyNode::new(node)?;
         let mut taken = 0;
         loop {
-            let chunk = Chunk::new(Advice::LinuxHugepage)?;
+            let chunk = Chunk::new(node, Advice::LinuxHugepage)?;
             chunk.touch(0..PAGE);
             // Only a huge page is there as a whole.
             if chunk.frames()?.iter().any(Option::is_none) {
@@ -290,38 +306,6 @@ fn parse_free(text: &str, node: u32) -> Option<u64> {
         *sum += words.next()?.parse::<u64>().ok()?;
     }
     (zones > 0).then_some(free - cma)
-}
-
-/// While it lives, this thread's memory comes from one node.
-struct OnlyNode;
-
-impl OnlyNode {
-    const DEFAULT: i64 = 0;
-    const BIND: i64 = 2;
-
-    fn new(node: u32) -> io::Result<Self> {
-        Self::set(Self::BIND, 1 << node)?;
-        Ok(Self)
-    }
-
-    fn set(mode: i64, nodes: u64) -> io::Result<()> {
-        let (mask, bits) = if nodes == 0 {
-            (std::ptr::null(), 0)
-        } else {
-            (&raw const nodes, 64)
-        };
-        // SAFETY: the kernel reads 64 bits at `mask`, or nothing.
-        match unsafe { libc::syscall(libc::SYS_set_mempolicy, mode, mask, bits) } {
-            0 => Ok(()),
-            _ => Err(io::Error::last_os_error()),
-        }
-    }
-}
-
-impl Drop for OnlyNode {
-    fn drop(&mut self) {
-        let _ = Self::set(Self::DEFAULT, 0);
-    }
 }
 
 #[cfg(test)]
