@@ -30,16 +30,16 @@ static struct dentry *root;
 static LIST_HEAD(pieces);
 static DEFINE_MUTEX(pieces_lock);
 static u64 base_pfn;
-/* The size of an area is told to no module: /proc/meminfo has it, if there is one area. */
+/* The size of an area is told to no module, but to user space: /sys/kernel/mm/cma. */
 static ulong pages;
 
-static int take(unsigned long count)
+static int take(unsigned long count, bool no_warn)
 {
 	struct piece *piece __free(kfree) = kzalloc_obj(*piece);
 
 	if (!piece)
 		return -ENOMEM;
-	piece->pages = cma_alloc(area, count, 0, false);
+	piece->pages = cma_alloc(area, count, 0, no_warn);
 	if (!piece->pages)
 		return -ENOMEM;
 	piece->count = count;
@@ -67,13 +67,38 @@ static void give_back(unsigned long count)
 static int alloc_set(void *unused, u64 count)
 {
 	guard(mutex)(&pieces_lock);
-	return take(count);
+	return take(count, false);
 }
 
 static int free_set(void *unused, u64 count)
 {
 	guard(mutex)(&pieces_lock);
 	give_back(count);
+	return 0;
+}
+
+/*
+ * Where an area begins is told to no module either. All of it that is free is taken, in pieces
+ * as large as can be. Others, the pool of DMA memory for one, have theirs from its beginning, so
+ * it is the end that is free.
+ */
+static int find_area(void)
+{
+	unsigned long lowest = ULONG_MAX, end = 0, count = pages;
+	struct piece *piece;
+
+	while (count) {
+		if (take(count, true))
+			count /= 2;
+	}
+	list_for_each_entry(piece, &pieces, list) {
+		lowest = min(lowest, page_to_pfn(piece->pages));
+		end = max(end, page_to_pfn(piece->pages) + piece->count);
+	}
+	give_back(ULONG_MAX);
+	if (end < pages || lowest < end - pages || !IS_ALIGNED(end, CMA_MIN_ALIGNMENT_PAGES))
+		return -EBUSY;
+	base_pfn = end - pages;
 	return 0;
 }
 
@@ -91,12 +116,9 @@ static int __init cmaalloc_init(void)
 	if (!pages)
 		return -EINVAL;
 
-	/* Its first page is that of the whole. */
-	ret = take(pages);
+	ret = find_area();
 	if (ret)
 		return ret;
-	base_pfn = page_to_pfn(list_first_entry(&pieces, struct piece, list)->pages);
-	give_back(pages);
 
 	root = debugfs_create_dir("cma", NULL);
 	if (IS_ERR(root))

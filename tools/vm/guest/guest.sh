@@ -27,10 +27,11 @@ unload_kvm() {
 	done
 }
 
-# need_cma: kernels without CONFIG_CMA_DEBUGFS have the area, but nobody to ask for it.
+# need_cma: kernels without CONFIG_CMA_DEBUGFS have the area, but nobody to ask for it. There
+# may be more than this one, which cma= is about.
 need_cma() {
 	[ ! -d /sys/kernel/debug/cma ] || return 0
-	insmod /modules/cmaalloc.ko pages=$(($(awk '/^CmaTotal:/ { print $2 }' /proc/meminfo) / 4))
+	insmod /modules/cmaalloc.ko pages="$(cat /sys/kernel/mm/cma/reserved/total_pages)"
 }
 
 # counter NAME: one number of the module's debugfs folder.
@@ -97,6 +98,55 @@ no_leaks() {
 	cat /sys/kernel/debug/kmemleak >/tmp/leaks
 	cat /tmp/leaks
 	[ ! -s /tmp/leaks ]
+}
+
+# load_faults: what has copies and memory fail.
+load_faults() {
+	for name in copyfail markfailed hwpoison-inject; do
+		insmod "/modules/$name.ko" || return 1
+	done
+}
+
+unload_faults() {
+	rmmod copyfail markfailed hwpoison_inject
+}
+
+# self_tests: ours, with KVM's modules with our patches, the module and load_faults. After the
+# last some memory has failed: the kernel takes no block with such pages offline.
+self_tests() {
+	for name in abi file errno move kcore privmemctl migrate race kvm hwpoison; do
+		suite "${name}_test" 400 "/tests/${name}_test"
+	done
+}
+
+# tool_tests LABEL: those of privmemctl that need what no debug kernel has time for, and all of
+# offlining.
+tool_tests() {
+	for name in privmemctl_free privmemctl_user guide; do
+		suite "$1: ${name}_test" 60 "/tests/${name}_test"
+	done
+	suite "$1: offline_test" 200 /tests/offline_test
+}
+
+says_binding_is_off() {
+	log_since "$lines" | grep -i 'privmemfd.*binding is off'
+}
+
+# without_patches LABEL: the module on KVM's own modules of the kernel, in /modules/stock-kvm:
+# it loads, says that binding is off, and is a memfd all the same.
+without_patches() {
+	suite "$1: load KVM" 60 load_kvm /modules/stock-kvm
+	lines=$(dmesg | wc -l)
+	suite "$1: load" 60 insmod /modules/privmemfd.ko
+	suite "$1: the log says that KVM binding is off" 5 says_binding_is_off
+	for name in abi file privmemctl; do
+		suite "$1: ${name}_test" 400 "/tests/${name}_test"
+	done
+	# What needs no VM; and what a VM says here.
+	suite "$1: errno_test" 400 /tests/errno_test ENOMEM ENFILE EINTR ENOTTY EINVAL EACCES readahead
+	suite "$1: migrate_test" 400 /tests/migrate_test ZONE_MOVABLE without
+	suite "$1: kvm_test" 60 /tests/kvm_test 'if it reports'
+	suite "$1: unload" 60 rmmod privmemfd
 }
 
 # upstream LABEL: Upstream's tests, unmodified, but for the long one. With the module in
