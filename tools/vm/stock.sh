@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: GPL-2.0
 #
 # make stock: Debian's own kernel, as packaged, with the module and KVM with the series:
-# the self-tests, Upstream's KVM selftests and the demonstration's first act. Leaves
-# build/stock.json; the exit status is the verdict. RELEASE= names the kernel as uname -r
+# the self-tests, Upstream's KVM selftests, TDs on the emulated TDX module, and the
+# demonstration's first act. Leaves build/stock.json, says what was skipped and why; the exit status is the verdict. RELEASE= names the kernel as uname -r
 # does; default: the newest of Linux 7.3 in Debian's backports.
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=prepare.sh
@@ -15,7 +15,7 @@ LIMIT=2400
 rm -rf "$OUT" "$BUILD/stock.json"
 mkdir -p "$OUT"
 prepare stock
-upstream=$("$TOP/tools/build/selftests.sh" "$CACHE/linux") || exit 1
+upstream=$("$TOP/tools/build/selftests.sh" "$KDIR/source") || exit 1
 
 # machine NAME MORE_FILES...: one machine, its job of that name, and its kernel log.
 machine() {
@@ -30,15 +30,22 @@ machine() {
 
 machine stock "$upstream:/upstream" \
 	"$STOCK/kvm.ko:/modules/stock-kvm/" "$STOCK/kvm-amd.ko:/modules/stock-kvm/"
+machine tdx
 demo_machine
 machine act1
 
 status=0
-logs=("$(kernel_log "$OUT/stock")" "$(kernel_log "$OUT/act1")")
-"$TOP/tools/vm/ktap.py" "$OUT"/{stock,act1}.log "$OUT/stock/job.log" >"$OUT/result" || status=1
+logs=()
+for name in stock tdx act1; do
+	logs+=("$(kernel_log "$OUT/$name")")
+done
+"$TOP/tools/vm/ktap.py" "$OUT"/{stock,tdx,act1}.log "$OUT"/{stock,tdx}/job.log >"$OUT/result" || status=1
+say "skipped, and why"
+sed -n 's/^ok [0-9]* \(.*\) # SKIP \(.*\)/  \2: \1/p' "$OUT"/{stock,tdx}/job.log | sort -u
 cat "$OUT/result"
 "$TOP/tools/vm/stock-json.py" "$KDIR/.config" "$KDIR/include/config/kernel.release" "$OUT/result" \
 	"$OUT/act1/run.json" "$BUILD/stock.json" || status=1
 "$TOP/tools/vm/kernel-reports" --json "$BUILD/stock.json" "${logs[@]}" || status=1
 cat "$BUILD/stock.json"
+if [ "$status" -eq 0 ]; then say "PASS (build/stock.json)"; else say "FAIL (build/stock.json, build/stock/)"; fi
 exit "$status"

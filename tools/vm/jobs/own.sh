@@ -52,14 +52,10 @@ trace_events() {
 suite "load KVM" 60 load_kvm /modules/kvm
 suite "privmemctl without the module" 60 /tests/privmemctl_user_test "without the module"
 suite "KUnit" 60 load_with_kunit
-suite "load copyfail" 10 insmod /modules/copyfail.ko
-suite "load markfailed" 10 insmod /modules/markfailed.ko
-suite "load hwpoison-inject" 10 insmod /modules/hwpoison-inject.ko
-for name in abi file errno move kcore privmemctl migrate race kvm hwpoison; do
-	suite "${name}_test" 400 "/tests/${name}_test"
-done
+suite "load what fails" 10 load_faults
+self_tests
 suite "trace events" 60 trace_events
-suite "unload copyfail" 10 rmmod copyfail markfailed hwpoison_inject
+suite "unload what fails" 10 unload_faults
 suite "unload is refused while a file exists" 60 unload_is_refused
 suite "unload is refused while a counter is open" 60 unload_with_a_counter_open
 suite "unload with a path descriptor left" 60 unload_under_a_path

@@ -23,10 +23,7 @@ suite "plain: unload" 60 rmmod privmemfd
 suite "plain: load" 60 insmod /modules/privmemfd.ko
 suite "plain: load copyfail" 10 insmod /modules/copyfail.ko
 suite "plain: load hwpoison-inject" 10 insmod /modules/hwpoison-inject.ko
-for name in privmemctl_free privmemctl_user guide; do
-	suite "plain: ${name}_test" 60 "/tests/${name}_test"
-done
-suite "plain: offline_test" 200 /tests/offline_test
+tool_tests plain
 suite "plain: race_test" 400 /tests/race_test
 suite "plain: load for random operations" 60 load_for_random_operations
 suite "plain: 10,000 random operations" 600 /tests/privmemfd-soak model --ops 10000 --seed "$1"

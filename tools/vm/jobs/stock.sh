@@ -6,29 +6,16 @@
 # shellcheck source-path=SCRIPTDIR/../guest source=guest.sh
 . /lib/guest.sh
 
-says_binding_is_off() {
-	log_since "$lines" | grep -i 'privmemfd.*binding is off'
-}
-
-suite "stock KVM: load" 60 load_kvm /modules/stock-kvm
-lines=$(dmesg | wc -l)
-suite "stock KVM: load the module" 60 insmod /modules/privmemfd.ko
-suite "stock KVM: the log says that KVM binding is off" 5 says_binding_is_off
-for name in abi file kvm; do
-	suite "stock KVM: ${name}_test" 400 "/tests/${name}_test"
-done
-suite "stock KVM: unload" 60 rmmod privmemfd
+without_patches "stock KVM"
 suite "stock KVM: unload KVM" 60 unload_kvm
 
 suite "load KVM" 60 load_kvm /modules/kvm
+suite "privmemctl without the module" 60 /tests/privmemctl_user_test "without the module"
 suite "load" 60 insmod /modules/privmemfd.ko
-for name in copyfail markfailed hwpoison-inject; do
-	suite "load $name" 10 insmod "/modules/$name.ko"
-done
-for name in abi file errno move kcore privmemctl migrate race kvm hwpoison; do
-	suite "${name}_test" 600 "/tests/${name}_test"
-done
-suite "unload copyfail" 10 rmmod copyfail markfailed hwpoison_inject
+suite "load what fails" 10 load_faults
+tool_tests stock
+self_tests
+suite "unload what fails" 10 unload_faults
 suite "unload" 60 rmmod privmemfd
 suite "load, serving all" 60 insmod /modules/privmemfd.ko serve_all=1
 upstream "on our memory"

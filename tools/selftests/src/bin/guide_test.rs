@@ -77,9 +77,10 @@ fn shape(line: &str) -> String {
             shape.push_str("N:N ");
             continue;
         }
-        if word == "zone" {
+        if let Some(of_machine) = ["zone", "Linux"].into_iter().find(|w| *w == word) {
             words.next();
-            shape.push_str("zone Z ");
+            shape.push_str(of_machine);
+            shape.push_str(" X ");
             continue;
         }
         let mut rest = word;
@@ -250,6 +251,11 @@ fn operations_are_as_written() {
             matches!(status, Some(0 | 3)),
             "{command}: {status:?} {printed}"
         );
+        // So that the guide can be written from a run.
+        note(format!("  # {}", step.command));
+        for line in printed.lines() {
+            note(format!("  {line}"));
+        }
         compare(step, &printed);
     }
     note(format!("{} commands", steps.len()));
