@@ -1,17 +1,22 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 #
-# Makes a Debian 12 (or newer) machine able to build everything: packages,
-# rust-src that matches rustc, bindgen, Linux source. Safe to run again: each
-# step is skipped when its result is there.
+# provision.sh [--stock]: make a Debian 12 (or newer) machine able to build everything:
+# packages, rust-src that matches rustc, bindgen, Linux source. Safe to run again: each
+# step is skipped when its result is there. --stock: what a kernel that Debian has built
+# asks for; stock-kdir.sh gets its source and compilers.
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=lib.sh
 . "$(dirname "$0")/lib.sh"
 
 PACKAGES=(
-	"clang-$LLVM_VERSION" "lld-$LLVM_VERSION" "llvm-$LLVM_VERSION" "libclang-$LLVM_VERSION-dev"
 	make gcc libc6-dev flex bison bc libelf-dev libssl-dev cpio kmod rsync busybox-static
-	uuid-dev pahole sparse shellcheck lz4 xz-utils patch perl python3 ca-certificates
+	pahole xz-utils patch perl python3 ca-certificates
+)
+# For kernels of our own, Bochs and the checkers.
+MORE_PACKAGES=(
+	"clang-$LLVM_VERSION" "lld-$LLVM_VERSION" "llvm-$LLVM_VERSION" "libclang-$LLVM_VERSION-dev"
+	uuid-dev sparse shellcheck lz4
 )
 # Where there is a QEMU that is new enough, if the machine's own is not.
 QEMU_SUITES=(trixie-backports forky)
@@ -181,14 +186,25 @@ kernel_org() {
 	curl -fsSL --max-time 1800 "$url" | tar -C "$CACHE/linux-src.part" --strip-components=1 -xJ
 }
 
+stock=''
+case ${1:-} in
+'') PACKAGES+=("${MORE_PACKAGES[@]}") ;;
+--stock) stock=1 ;;
+*) die "unknown option '$1'" "provision.sh [--stock]" ;;
+esac
+
 need_disk "$CACHE" 2000
 exclusive provision
 packages
 rust_toolchain
-rust_src
-install_bindgen
 qemu
-kernel_source
-for tool in "clang-$LLVM_VERSION" "ld.lld-$LLVM_VERSION" flex bison bc cpio; do
+tools=(flex bison bc cpio)
+if [ -z "$stock" ]; then
+	rust_src
+	install_bindgen
+	kernel_source
+	tools+=("clang-$LLVM_VERSION" "ld.lld-$LLVM_VERSION")
+fi
+for tool in "${tools[@]}"; do
 	command -v "$tool" >/dev/null || die "$tool is missing" "as root: apt-get install ${PACKAGES[*]}"
 done

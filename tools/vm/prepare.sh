@@ -18,36 +18,47 @@ VM_OPTIONS=()
 
 # prepare plain|debug|kcsan|rt|stock: everything up to, but without, the boot. Sets KERNEL,
 # the build folder or, of stock, the image, KDIR, KVM_MODULES, MODULE and TEST_MODULES, and
-# KERNEL_MODULES, the kernel's own that jobs load.
+# KERNEL_MODULES, the kernel's own that jobs load. The programs are built meanwhile: much of the
+# rest is waiting for downloads, at first.
 prepare() {
-	prepare_kernel "$1"
+	local programs
+	programs &
+	programs=$!
+	prepare_kernel "$1" || {
+		kill "$programs" 2>/dev/null
+		exit 1
+	}
 	build_module "$1"
 	TEST_MODULES=$BUILD/test-modules-$1
 	say "TDX emulator and test modules for the $1 kernel"
 	"$TOP/tools/build/test-modules.sh" "$KDIR" "$TEST_MODULES" \
 		KBUILD_EXTRA_SYMBOLS="$BUILD/module-$1/Module.symvers" || exit 1
+	wait "$programs" || die "the programs under tools/ do not build" "read the messages above"
+}
+
+programs() {
 	say "user-space programs"
-	cargo_tools build --release --quiet --workspace ||
-		die "the programs under tools/ do not build" "read the messages above"
+	cargo_tools build --release --quiet --workspace
 }
 
 # prepare_kernel FLAVOUR: the kernel and KVM for it.
 prepare_kernel() {
-	local source
-	"$TOP/tools/build/provision.sh" || exit 1
+	local source more=()
+	[ "$1" != stock ] || more=(--stock)
+	"$TOP/tools/build/provision.sh" "${more[@]}" || return 1
 	QEMU=$(qemu_bin)
 	export QEMU
 	if [ "$1" = stock ]; then
-		KDIR=$("$TOP/tools/build/stock-kdir.sh" ${RELEASE:+"$RELEASE"}) || exit 1
-		STOCK=$("$TOP/tools/build/stock-image.sh" "$KDIR") || exit 1
+		KDIR=$("$TOP/tools/build/stock-kdir.sh" ${RELEASE:+"$RELEASE"}) || return 1
+		STOCK=$("$TOP/tools/build/stock-image.sh" "$KDIR") || return 1
 		KERNEL=$STOCK/vmlinuz
-		KVM_MODULES=$("$TOP/tools/build/kvm-modules.sh" --sw-protected "$KDIR" "$KDIR/source") || exit 1
+		KVM_MODULES=$("$TOP/tools/build/kvm-modules.sh" --sw-protected "$KDIR" "$KDIR/source") || return 1
 		KERNEL_MODULES=("$STOCK"/{irqbypass,ccp,hwpoison-inject}.ko)
 	else
 		source=$(readlink -f "$CACHE/linux")
-		KERNEL=$("$TOP/tools/build/kernel.sh" "$1") || exit 1
+		KERNEL=$("$TOP/tools/build/kernel.sh" "$1") || return 1
 		KDIR=$KERNEL
-		KVM_MODULES=$("$TOP/tools/build/kvm-modules.sh" "$KERNEL" "$source") || exit 1
+		KVM_MODULES=$("$TOP/tools/build/kvm-modules.sh" "$KERNEL" "$source") || return 1
 		kernel_modules
 	fi
 }
@@ -86,36 +97,40 @@ demo_machine() {
 	VM_OPTIONS+=(--low-memory 1G)
 }
 
-# whole NAME VALUE MIN MAX: what a user says by NAME= must be such a number.
+# whole NAME VALUE MIN MAX WHY: what a user says by NAME= must be such a number; WHY says what
+# sets the bounds.
 whole() {
 	if ! [[ $2 =~ ^[1-9][0-9]{0,6}$ ]] || [ "$2" -lt "$3" ] || [ "$2" -gt "$4" ]; then
-		die "$1=$2: not a whole number from $3 to $4" "that is what this machine and its kernel take"
+		die "$1=$2: not a whole number from $3 to $4" "$5"
 	fi
 }
 
-# most OPTION DEFAULT: what the kernel's configuration says it takes at most.
+# most OPTION: what the kernel's configuration says it takes at most.
 most() {
-	sed -n "s/^CONFIG_$1=//p" "$KDIR/.config" | grep . || echo "$2"
+	sed -n "s/^CONFIG_$1=//p" "$KDIR/.config" | grep . || echo 1
 }
 
 # nodes LEAST: NUMA= in the environment is how many the machine has.
 nodes() {
 	[ -n "${NUMA:-}" ] || return 0
-	whole NUMA "$NUMA" "$1" $((1 << $(most NODES_SHIFT 0)))
+	whole NUMA "$NUMA" "$1" $((1 << $(most NODES_SHIFT))) \
+		"CONFIG_NODES_SHIFT=$(most NODES_SHIFT) of this kernel; fewer than $1 are not enough here"
 	COMMAND_LINE=${COMMAND_LINE/numa=fake=2/numa=fake=$NUMA}
 }
 
 # machine_size: what MIB=, VCPUS= and NUMA= say of the machine itself. Half of the memory
 # is movable.
 machine_size() {
+	local here
 	nodes 1
 	if [ -n "${MIB:-}" ]; then
-		whole MIB "$MIB" 1024 1048576
+		here=$(awk '/^MemTotal:/ { print int($2 / 1024) }' /proc/meminfo)
+		whole MIB "$MIB" 1024 "$here" "less is too little for the tests, and this host has $here MiB"
 		MEMORY=${MIB}M
 		COMMAND_LINE=${COMMAND_LINE/movablecore=4G/movablecore=$((MIB / 2))M}
 	fi
 	if [ -n "${VCPUS:-}" ]; then
-		whole VCPUS "$VCPUS" 1 "$(most NR_CPUS 1)"
+		whole VCPUS "$VCPUS" 1 "$(most NR_CPUS)" "CONFIG_NR_CPUS=$(most NR_CPUS) of this kernel; KERNEL=stock takes more"
 		VM_OPTIONS+=(--cpus "$VCPUS")
 	fi
 }

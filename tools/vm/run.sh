@@ -12,12 +12,11 @@ prepare "${KERNEL:-plain}"
 demo_machine
 nodes 2
 if [ -n "${MIB:-}" ]; then
-	# More than 512 MiB find no place beside what fills the nodes.
-	whole MIB "$MIB" 64 512
+	whole MIB "$MIB" 64 512 "more than 512 MiB of a guest find no place beside what fills the nodes"
 	JOB_ARGUMENTS+=(--mib "$MIB")
 fi
 if [ -n "${VCPUS:-}" ]; then
-	whole VCPUS "$VCPUS" 1 16
+	whole VCPUS "$VCPUS" 1 16 "the guest of the demonstration has no more"
 	JOB_ARGUMENTS+=(--vcpus "$VCPUS")
 fi
 say "booting the VM"

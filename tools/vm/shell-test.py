@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0
-"""shell-test.py: make shell through a pseudo terminal, as a person would use it.
+"""shell-test.py [WORD...]: make shell through a pseudo terminal, as a person would use it.
 
-Types commands at the prompt, interrupts one by Ctrl-C, leaves a file for the host, and
-ends the shell with a status; then the same without a terminal, and one command by CMD=.
-Prints KTAP."""
+Types ahead and at the prompt, interrupts a command by Ctrl-C, leaves a file for the host, and
+ends the shell with a status; then scripts by a pipe, one command by CMD=, and a
+machine of another size. Prints KTAP."""
 
 import fcntl
 import os
@@ -20,9 +20,11 @@ from pathlib import Path
 TOP = Path(__file__).resolve().parents[2]
 SHELL = str(TOP / "tools/vm/shell.sh")
 PROMPT = b"vm# "
+# Before there is a machine; the command's own text must not be the answer.
+TYPED_AHEAD = b"echo $((60 * 700 + 8))\n"
 ROWS, COLUMNS = 33, 77
-# The command's own text must not be the answer.
 DIALOGUE = (
+    (b"42008\r\n", b""),
     (PROMPT, b"echo $((600 * 70 + 7))\n"),
     (b"42007\r\n", b""),
     (PROMPT, b"stty size\n"),
@@ -42,15 +44,14 @@ def terminal():
         os.execvp(SHELL, [SHELL])
     fcntl.ioctl(line, termios.TIOCSWINSZ, struct.pack("HHHH", ROWS, COLUMNS, 0, 0))
     before = termios.tcgetattr(line)
+    os.write(line, TYPED_AHEAD)
     shown, at, end = b"", 0, time.monotonic() + LIMIT
     steps = list(DIALOGUE)
-    after = None
     while time.monotonic() < end:
         if not select.select([line], [], [], 1)[0]:
             continue
         try:
             shown += os.read(line, 4096)
-            after = termios.tcgetattr(line)
         except OSError:  # the other end is closed
             break
         while steps and (found := shown.find(steps[0][0], at)) >= 0:
@@ -58,6 +59,8 @@ def terminal():
             os.write(line, steps.pop(0)[1])
     else:
         os.kill(pid, 15)
+    # The terminal itself is there as long as this end of it.
+    after = termios.tcgetattr(line)
     status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     kept = TOP / "build/shell/kept"
     for wrong, text in (
@@ -71,9 +74,9 @@ def terminal():
     return None
 
 
-def run(status, wanted, typed=None, **environment):
+def run(status, wanted, typed=b"", **environment):
     done = subprocess.run(
-        [SHELL], env=os.environ | environment, input=typed or b"", capture_output=True, timeout=LIMIT, check=False
+        [SHELL], env=os.environ | environment, input=typed, capture_output=True, timeout=LIMIT, check=False
     )
     if done.returncode == status and wanted in done.stdout + done.stderr:
         return None
@@ -82,10 +85,16 @@ def run(status, wanted, typed=None, **environment):
 
 CASES = (
     ("a terminal: prompt, size, Ctrl-C, files, status", terminal),
-    ("a pipe is typed", lambda: run(5, b"42007", b"echo $((600 * 70 + 7)); exit 5\n")),
+    ("a pipe is a script, and its status returned", lambda: run(5, b"42007", b"echo $((600 * 70 + 7)); exit 5\n")),
     ("the end of a pipe ends the shell", lambda: run(0, b"42007", b"echo $((600 * 70 + 7))\n")),
     ("CMD= is run, and its status returned", lambda: run(7, b"42007", CMD="echo $((600 * 70 + 7)); exit 7")),
-    ("MIB= is refused", lambda: run(1, b"MIB=12x: not a whole number", MIB="12x")),
+    (
+        "MIB=, VCPUS= and NUMA= are the machine's",
+        lambda: run(
+            0, b"1 3 5", MIB="1024", VCPUS="1", NUMA="3",
+            CMD="echo $(nproc) $(ls -d /sys/devices/system/node/node* | wc -l) $(($(awk '/^MemTotal/ { print $2 }' /proc/meminfo) * 6 >> 20))",
+        ),
+    ),
 )
 
 

@@ -39,6 +39,7 @@ model_tests() {
 }
 
 host_tests() {
+	suite "make shell" "$TOP/tools/vm/shell-test.py"
 	suite "harness" python3 -m unittest discover -s "$TOP/tools/vm/tests"
 	suite "cargo test" cargo_tools test --quiet --workspace
 	suite "TDX model" model_tests

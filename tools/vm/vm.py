@@ -41,8 +41,8 @@ GRACE_SECONDS = 60
 OURS = ("initramfs.cpio", "qemu.log")
 CONSOLE_TAIL = 30
 BOOT_SECONDS = 120
-# What a terminal takes for the end of input, Ctrl-D.
-END_OF_INPUT = b"\x04"
+# Ctrl-], as telnet has it: ends a machine that does not answer any more.
+ESCAPE = b"\x1d"
 
 
 class Archive:
@@ -129,6 +129,8 @@ def pack(target, options, token):
         archive.file("init", (GUEST / "init").read_bytes())
         archive.file("lib/guest.sh", (GUEST / "guest.sh").read_bytes(), 0o644)
         archive.file("job", Path(options.script).read_bytes())
+        if options.input:
+            archive.file("etc/input", options.input.read(), 0o644)
         # The line to the script is always a terminal; is its other end one?
         terminal = os.environ.get("TERM", "dumb") if sys.stdout.isatty() else "dumb"
         columns, lines = shutil.get_terminal_size()
@@ -187,31 +189,39 @@ def qemu(options, initramfs):
 
 
 class Keyboard:
-    """What is typed, or comes by a pipe, is the script's input; a terminal is raw meanwhile."""
+    """What is typed at a terminal is the script's input, once the script has said something:
+    before, nobody listens, and the serial port drops what comes. The terminal is raw then."""
 
     def __init__(self, fifo):
+        if not os.isatty(sys.stdin.fileno()):
+            fail("--interactive: standard input is no terminal", "give it by --input -")
         os.mkfifo(fifo)
         # Also open for reading: neither we nor QEMU wait for each other, and it sees no end.
         self.line = os.open(fifo, os.O_RDWR)
         self.source = sys.stdin.fileno()
-        self.settings = termios.tcgetattr(self.source) if os.isatty(self.source) else None
-        if self.settings:
-            tty.setraw(self.source)
+        self.settings = None
+
+    def listen(self):
+        if not self.settings:
+            self.settings = termios.tcgetattr(self.source)
+            # What has been typed ahead stays.
+            tty.setraw(self.source, termios.TCSADRAIN)
 
     def poll(self, seconds):
-        """Brings over what is there; waits at most so long for it."""
-        if self.source is None:
+        """Brings over what is there, waits at most so long for it; whether to go on."""
+        if not self.settings:
             time.sleep(seconds)
         elif select.select([self.source], [], [], seconds)[0]:
             data = os.read(self.source, 256)
-            os.write(self.line, data or END_OF_INPUT)
-            if not data:
-                self.source = None
+            if not data or ESCAPE in data:
+                return False
+            os.write(self.line, data)
+        return True
 
     def close(self):
         os.close(self.line)
         if self.settings:
-            termios.tcsetattr(sys.stdin.fileno(), termios.TCSADRAIN, self.settings)
+            termios.tcsetattr(self.source, termios.TCSADRAIN, self.settings)
 
 
 class Output:
@@ -225,6 +235,7 @@ class Output:
         self.held = b""
         self.marked = False
         self.line_ended = True
+        self.begun = False
 
     def poll(self):
         data = self.held + self.stream.read()
@@ -245,6 +256,7 @@ class Output:
 
     def show(self, data):
         if data:
+            self.begun = True
             self.line_ended = data.endswith(b"\n")
             for stream in (self.sink, self.log):
                 stream.write(data)
@@ -318,7 +330,12 @@ def parse():
     )  # fmt: skip
     parser.add_argument("--vm-exits", action="store_true", help="log what nested guests enter and leave")
     parser.add_argument("--append", default="", help="more of the kernel command line")
-    parser.add_argument("--interactive", action="store_true", help="the script's line is also its input")
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument("--interactive", action="store_true", help="a terminal is the script's line")
+    source.add_argument(
+        "--input", type=argparse.FileType("rb"), metavar="FILE",
+        help="the script's standard input; -: this program's, read to its end first",
+    )  # fmt: skip
     parser.add_argument("--timeout", default=300, type=int, help="seconds the script may take")
     parser.add_argument("--out", required=True, type=Path, help="folder for logs and files")
     parser.add_argument(
@@ -350,11 +367,13 @@ def main():
         hung = False
         try:
             while machine.poll() is None:
-                if keyboard:
-                    keyboard.poll(0.02)
-                else:
+                if not keyboard:
                     time.sleep(0.05)
+                elif not keyboard.poll(0.02):
+                    machine.kill()
                 output.poll()
+                if keyboard and output.begun:
+                    keyboard.listen()
                 if time.monotonic() > deadline:
                     hung = True
                     machine.kill()

@@ -1,8 +1,8 @@
 #!/bin/sh
 # SPDX-License-Identifier: GPL-2.0
 #
-# make shell: KVM and the module are loaded; then one command, whose status this ends with,
-# or a shell on this line.
+# make shell: KVM and the module are loaded; then one command, whose status this ends with, or
+# a shell on this line.
 # shellcheck source-path=SCRIPTDIR/../guest source=guest.sh
 . /lib/guest.sh
 
@@ -21,6 +21,6 @@ Linux $(uname -r), $(nproc) CPUs; kvm and privmemfd are loaded.
   programs   /tests: privmemctl, privmemfd-demo, the self-tests
   modules    /modules: tdxemu and tdhost, which own TDs, and what tests load
   counters   $COUNTERS
-Files in /out come back to build/shell. 'exit' ends the machine.
+Files in /out come back to build/shell. 'exit' ends the machine, Ctrl-] one that hangs.
 TEXT
 exec setsid -c sh -l </dev/ttyS1 >/dev/ttyS1 2>&1

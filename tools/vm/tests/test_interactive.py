@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0
-"""vm.py --interactive, the host's half: a terminal, and a pipe, are the script's line."""
+"""vm.py --interactive and --input, the host's half: a terminal is the script's line, a pipe its
+standard input."""
 
+import contextlib
 import os
 import pty
 import subprocess
@@ -12,22 +14,30 @@ from pathlib import Path
 
 VM = Path(__file__).resolve().parents[1] / "vm.py"
 
-# In QEMU's place: shows a prompt, repeats what is typed in capitals, ends at "exit N" with
-# that status, or at the end of input with 0.
+# In QEMU's place: drops what comes too early, shows a prompt, repeats what is typed in
+# capitals, ends at "exit N" with that status. Without a line it shows what the initramfs has
+# for the script, and ends with 0.
 MACHINE = r"""#!/usr/bin/env python3
-import io, re, sys, tarfile
+import io, os, re, sys, tarfile, time
 words = " ".join(sys.argv)
-raw, typed = re.search(r"path=(\S+),input-path=(\S+)", words).groups()
-initramfs = re.search(r"-initrd (\S+)", words)[1]
-token = re.search(rb"TOKEN=(\S+)", open(initramfs, "rb").read())[1]
-with open(typed, "rb", buffering=0) as line, open(raw, "ab", buffering=0) as shown:
+raw, typed = re.search(r"path=([^\s,]+)(?:,input-path=(\S+))?", words).groups()
+initramfs = open(re.search(r"-initrd (\S+)", words)[1], "rb").read()
+token = re.search(rb"TOKEN=(\S+)", initramfs)[1]
+with open(typed or os.devnull, "rb", buffering=0) as line, open(raw, "ab", buffering=0) as shown:
+    if typed:
+        time.sleep(0.5)
+        os.set_blocking(line.fileno(), False)
+        line.read()
+        os.set_blocking(line.fileno(), True)
     shown.write(b"machine\nvm# ")
     text, status = b"", None
+    if not typed:
+        found = re.search(rb"etc/input\0+(.*?)\0*070701", initramfs, re.DOTALL)
+        shown.write(found[1].upper() if found else b"no input")
+        status = 0
     while status is None:
         text += line.read(1)
-        if text.endswith(b"\x04"):
-            status = 0
-        elif text[-1:] in b"\r\n":
+        if text[-1:] in b"\r\n":
             found = re.match(rb"exit (\d+)", text)
             status = int(found[1]) if found else None
             shown.write(text.strip().upper() + b"\nvm# ")
@@ -49,14 +59,29 @@ class Interactive(unittest.TestCase):
         (self.folder / "kernel").touch()
         (self.folder / "job").touch()
         self.command = [
-            sys.executable, str(VM), "--any-qemu", "--qemu", str(machine), "--interactive",
+            sys.executable, str(VM), "--any-qemu", "--qemu", str(machine),
             "--kernel", str(self.folder / "kernel"), "--out", str(self.folder / "out"), str(self.folder / "job"),
         ]  # fmt: skip
 
-    def test_terminal(self):
+    def run_at_terminal(self):
+        """On a terminal of its own: the process and the terminal's other end."""
         pid, line = pty.fork()
         if pid == 0:
-            os.execv(self.command[0], self.command)
+            os.execv(self.command[0], [*self.command, "--interactive"])
+        self.addCleanup(os.close, line)
+        return pid, line
+
+    def ended(self, pid, line):
+        """Its status; what it shows is read to its end, or the other side could wait for that."""
+        with contextlib.suppress(OSError):
+            while os.read(line, 1000):
+                pass
+        # The terminal itself is there as long as this end of it.
+        self.after = termios.tcgetattr(line)
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+    def test_terminal(self):
+        pid, line = self.run_at_terminal()
         before = termios.tcgetattr(line)
         shown = self.until(line, b"vm# ")
         # Raw: nothing is echoed, and Ctrl-C is the machine's.
@@ -65,16 +90,8 @@ class Interactive(unittest.TestCase):
         shown += self.until(line, b"HELLO\x03THERE\nvm# ")
         os.write(line, b"exit 3\r")
         self.until(line, b"EXIT 3")
-        # What is shown is read to its end, or the other side could wait for it.
-        while True:
-            after = termios.tcgetattr(line)
-            try:
-                if not os.read(line, 1000):
-                    break
-            except OSError:
-                break
-        self.assertEqual(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), 3)
-        self.assertEqual(before, after)
+        self.assertEqual(self.ended(pid, line), 3)
+        self.assertEqual(before, self.after)
         self.assertNotIn(b"hello", shown)
 
     def until(self, line, wanted):
@@ -83,20 +100,41 @@ class Interactive(unittest.TestCase):
             shown += os.read(line, 1000)
         return shown
 
-    def pipe(self, typed):
-        done = subprocess.run(self.command, input=typed, capture_output=True, timeout=30, check=False)
-        return done.returncode, done.stdout
+    def test_typed_ahead(self):
+        pid, line = self.run_at_terminal()
+        os.write(line, b"early\nexit 4\n")
+        self.until(line, b"EARLY\nvm# EXIT 4")
+        self.assertEqual(self.ended(pid, line), 4)
+
+    def test_escape(self):
+        pid, line = self.run_at_terminal()
+        before = termios.tcgetattr(line)
+        self.until(line, b"vm# ")
+        os.write(line, b"abc\x1d")
+        self.assertEqual(self.ended(pid, line), 125)
+        self.assertEqual(before, self.after)
+
+    def pipe(self, *options, typed=b""):
+        done = subprocess.run(
+            [*self.command, *options], input=typed, capture_output=True, timeout=30, check=False
+        )
+        return done.returncode, done.stdout + done.stderr
 
     def test_pipe(self):
-        status, shown = self.pipe(b"hello\nexit 5\n")
-        self.assertEqual(status, 5)
-        self.assertIn(b"HELLO", shown)
-
-    def test_end_of_a_pipe(self):
-        status, shown = self.pipe(b"hello\n")
+        # What a terminal would swallow, and more than it holds.
+        typed = b"hello\x03\x04\x11\x16\r" + 9999 * b"x" + b"\nno end of line"
+        status, shown = self.pipe("--input", "-", typed=typed)
         self.assertEqual(status, 0)
-        self.assertIn(b"HELLO", shown)
+        self.assertIn(typed.upper(), shown)
         self.assertEqual(sorted(path.name for path in (self.folder / "out").glob("job.*")), ["job.log"])
+
+    def test_no_input(self):
+        self.assertIn(b"no input", self.pipe(typed=b"not for the script")[1])
+
+    def test_no_terminal(self):
+        status, shown = self.pipe("--interactive")
+        self.assertEqual(status, 125)
+        self.assertIn(b"standard input is no terminal\n       give it by --input -", shown)
 
 
 if __name__ == "__main__":
