@@ -8,8 +8,7 @@ use privmemfd_ioctls::{Mobility, Options, PrivMemFd, Refusal, Zone};
 use selftests::cases;
 use selftests::effects::{affects_machine, Effect};
 use selftests::fixtures::{
-    device, fails, file, for_compaction, in_movable_zone, movable, two_nodes, wait_for, Guest, MIB,
-    PAGE, PATIENCE,
+    device, fails, file, for_compaction, movable, two_nodes, wait_for, Guest, MIB, PAGE, PATIENCE,
 };
 use selftests::hostmem::{
     can_go_offline, cma_frames, compact, movable_blocks, offlinable, settle, CompactUnevictable,
