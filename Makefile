@@ -121,7 +121,7 @@ help:
 	@echo 'make tdx-host DEBUG=1'
 	@echo '                  the same on the debug kernel'
 	@echo 'make td           Debian as a TD, unmodified, there: its memory moves from its firmware on'
-	@echo '                  (VCPUS=, MIB=; SHELL=1: a shell in the TD)'
+	@echo '                  (VCPUS=, MIB=; SHELL=1: a shell in the TD; VMM=alioth: another VMM, firmware only)'
 	@echo 'make tdx-coverage which lines of KVM and of our patches that executes'
 	@echo 'make bench        instructions per page of a move, beside ordinary memory (build/bench.json)'
 	@echo '                  PROFILE=1: by function (build/profile.json; flame graphs in build/bench/profile/)'

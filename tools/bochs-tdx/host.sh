@@ -22,6 +22,19 @@ tdx_host() {
 		-- "$TOP/tools/bochs-tdx/jobs/$job.sh" "$@"
 }
 
+# host_kernel TREE: as `prepare`, for a kernel that somebody has built there; KSRC= in the
+# environment is its source, if TREE/source is not.
+host_kernel() {
+	[ -f "$1/arch/x86/boot/bzImage" ] || die "no kernel has been built in $1" "give a build tree"
+	KERNEL=$1
+	KDIR=$1
+	KVM_MODULES=$("$TOP/tools/build/kvm-modules.sh" "$1" "${KSRC:-$(readlink -f "$1/source")}") || exit 1
+	build_module other
+	TEST_MODULES=$BUILD/test-modules-other
+	"$TOP/tools/build/test-modules.sh" "$KDIR" "$TEST_MODULES" \
+		KBUILD_EXTRA_SYMBOLS="$BUILD/module-other/Module.symvers" || exit 1
+}
+
 # linux_td_parts: what an unmodified Linux TD is made of. Sets PARTS, TD_PROGRAMS and
 # TD_ARCHIVE.
 linux_td_parts() {
@@ -31,7 +44,7 @@ linux_td_parts() {
 		die "the programs of the TD do not build" "read the messages above"
 	TD_PROGRAMS=$BUILD/cargo-linux-td/$TARGET/release
 	TD_ARCHIVE=$BUILD/td-initrd
-	"$here/td-initrd.py" "$TD_ARCHIVE" "$TD_PROGRAMS/td-init" "$PARTS/modules"
+	"$here/td-initrd.py" "$TD_ARCHIVE" "$TD_PROGRAMS/td-init" "${TD_MODULES:-$PARTS/modules}"
 }
 
 # linux_td BOCHS OUT SECONDS CPUS [OPTIONS...] -- [td-host's options...]: run it.
@@ -43,11 +56,12 @@ linux_td() {
 		shift
 	done
 	shift
-	"$TOP/tools/bochs-tdx/boot.py" --bochs "$bochs" --kernel "${HOST_KERNEL:-$KERNEL}" --memory 2048M \
+	"$TOP/tools/bochs-tdx/boot.py" --bochs "$bochs" --kernel "$KERNEL" --memory 2048M \
 		--cpus "$cpus" --append movablecore=1024M --timeout "$seconds" --out "$out" "${options[@]}" \
 		--add "$KVM_MODULES/kvm.ko:/modules/kvm/" --add "$KVM_MODULES/kvm-intel.ko:/modules/kvm/" \
 		--add "$MODULE:/modules/" --add "$TEST_MODULES/tdxfaults.ko:/modules/" \
 		--add "$PARTS/qemu:/td/qemu" --add "$PARTS/OVMF.fd:/td/" --add "${TD_KERNEL:-$PARTS/vmlinuz}:/td/vmlinuz" \
 		--add "${TD_INITRD:-$TD_ARCHIVE}:/td/initrd" --add "$TD_PROGRAMS/td-host:/tests/" \
+		${ALIOTH:+--add "$ALIOTH:/td/"} \
 		-- "$TOP/tools/bochs-tdx/jobs/linux.sh" "$@"
 }

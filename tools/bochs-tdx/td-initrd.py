@@ -1,12 +1,14 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0
 """td-initrd.py OUT INIT MODULES: the archive a TD's kernel starts from: our first process,
-Debian's modules and, for a shell, busybox."""
+the modules it needs and, for a shell, busybox. MODULES is a folder as parts.sh makes it, or
+what belongs into /lib/modules/RELEASE."""
 
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "vm"))
+import parts  # noqa: E402
 import vm  # noqa: E402
 
 
@@ -20,7 +22,11 @@ def main():
         archive.file("init", init.read_bytes())
         archive.add(vm.static_busybox(), "bin/busybox")
         archive.link("bin/sh", "busybox")
-        archive.add(modules, "modules")
+        if (modules / "kernel").is_dir():
+            for number, file in enumerate(parts.module_files(modules, parts.MODULES)):
+                archive.file(f"modules/{number:02}-{file.name.split('.')[0]}.ko", parts.uncompressed(file))
+        else:
+            archive.add(modules, "modules")
         archive.close()
 
 

@@ -124,14 +124,27 @@ def not_zero(result, *names):
     return [f"{name}: {result[name]}" for name in names if result[name] != 0]
 
 
+def versions(out, parts):
+    """Of what ran: another kernel than that of the parts says so itself."""
+    result = json.loads((parts / "parts.json").read_text())
+    log = out / "guest.log"
+    said = re.search(r"Linux version (\S+)", log.read_text(errors="replace")) if log.exists() else None
+    if said and said.group(1) != result["release"].split()[0]:
+        result["guest_kernel"] = result["release"] = said.group(1)
+    return result
+
+
 def main():
     out, parts, target = (Path(argument) for argument in sys.argv[1:4])
     host = json.loads((out / "host.json").read_text())
-    result = json.loads((parts / "parts.json").read_text())
+    result = versions(out, parts)
+    if host["vmm"] != "qemu":
+        result["vmm"] = host["vmm"]
+        del result["qemu"]
     result.update(vcpus=host["vcpus"], mib=host["mib"])
     sides = [of_host(out, host, int(sys.argv[4]))]
-    # A shell says nothing of its memory.
-    if host["verdict"] != "shell":
+    # A shell says nothing of its memory, nor does firmware.
+    if host["verdict"] not in ("shell", "firmware"):
         sides.insert(0, of_guest(out, host, (parts / "OVMF.fd").read_bytes()))
     problems = []
     for side, wrong in sides:

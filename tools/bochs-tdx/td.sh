@@ -6,9 +6,11 @@
 # status is the verdict.
 #
 #   --kernel IMAGE      the TD's kernel (TD_KERNEL)
-#   --initrd ARCHIVE    its initial archive (TD_INITRD)
+#   --modules TREE      its modules, as in /lib/modules/RELEASE (TD_MODULES)
+#   --initrd ARCHIVE    its initial archive instead of ours (TD_INITRD)
 #   --append TEXT       more of its command line (APPEND)
-#   --host-kernel TREE  a built kernel for the host, or a bzImage (HOST_KERNEL)
+#   --vmm qemu|alioth   the program that runs the TD (VMM)
+#   --host-kernel TREE  a built kernel for the host (HOST_KERNEL); its source is KSRC
 #   --shell             a shell in the TD, where nothing moves (TD_SHELL); its exit status
 #                       is that of td.sh
 #
@@ -24,20 +26,22 @@ OUT=$BUILD/td
 while [ $# -gt 0 ]; do
 	case $1 in
 	--shell) TD_SHELL=1 && shift && continue ;;
-	--kernel | --initrd | --append | --host-kernel) ;;
-	*) die "unknown option $1" "--kernel, --initrd, --append, --host-kernel or --shell" ;;
+	--kernel | --modules | --initrd | --append | --vmm | --host-kernel) ;;
+	*) die "unknown option $1" "--kernel, --modules, --initrd, --append, --vmm, --host-kernel or --shell" ;;
 	esac
 	[ $# -ge 2 ] || die "$1 needs a value"
 	case $1 in
 	--kernel) TD_KERNEL=$2 ;;
+	--modules) TD_MODULES=$2 ;;
 	--initrd) TD_INITRD=$2 ;;
 	--append) APPEND=$2 ;;
+	--vmm) VMM=$2 ;;
 	--host-kernel) HOST_KERNEL=$2 ;;
 	esac
 	shift 2
 done
-for file in ${TD_KERNEL:+"$TD_KERNEL"} ${TD_INITRD:+"$TD_INITRD"} ${HOST_KERNEL:+"$HOST_KERNEL"}; do
-	[ -e "$file" ] || die "there is no $file" "give the path of a kernel image, an archive or a built kernel tree"
+for file in "${TD_KERNEL:-/}" "${TD_MODULES:-/}" "${TD_INITRD:-/}" "${HOST_KERNEL:-/}"; do
+	[ -e "$file" ] || die "there is no $file" "give the path of a kernel image, an archive or a tree"
 done
 vcpus=${VCPUS:-1}
 mib=${MIB:-256}
@@ -45,18 +49,28 @@ relocations=${RELOCATIONS:-200000}
 LIMIT=1500
 
 prepare plain
+[ -z "${HOST_KERNEL:-}" ] || host_kernel "$HOST_KERNEL"
 bochs=$("$HERE/build.sh")
 linux_td_parts
+case ${VMM:=qemu} in
+qemu) ;;
+alioth)
+	ALIOTH=$("$HERE/alioth.sh")
+	last=firmware
+	say "OVMF does not know this VMM's host bridge: it gets no further than the firmware"
+	;;
+*) die "VMM=$VMM: there is no such one here" "qemu or alioth" ;;
+esac
 
 rm -f "$BUILD/td.json"
-options=(--vcpus "$vcpus" --mib "$mib" --target "$relocations" --append "td.mib=$((mib / 8)) ${APPEND:-}")
+options=(--vmm "$VMM" --last "${last:-faults}" --vcpus "$vcpus" --mib "$mib" --target "$relocations" --append "td.mib=$((mib / 8)) ${APPEND:-}")
 more=()
 if [ -n "${TD_SHELL:-}" ]; then
 	options+=(--shell)
 	more=(--terminal)
 	LIMIT=86400
 fi
-say "an unmodified Linux as a TD: $vcpus vCPU(s), $mib MiB"
+say "an unmodified Linux as a TD of $VMM: $vcpus vCPU(s), $mib MiB"
 status=0
 linux_td "$bochs" "$OUT" "$LIMIT" "$vcpus" "${more[@]}" -- "${options[@]}" || status=$?
 [ -f "$OUT/host.json" ] ||

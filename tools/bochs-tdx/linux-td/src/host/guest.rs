@@ -1,17 +1,18 @@
 // SPDX-License-Identifier: GPL-2.0
-//! QEMU with the TD in it, and what comes out of the TD's serial line.
+//! The VMM with the TD in it, and what comes out of the TD's serial line.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::path::Path;
-use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
-use std::str;
+use std::process::{Child, ExitStatus};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use anyhow::{bail, ensure, Context};
+use anyhow::{bail, Context};
+
+use crate::vmm::{Keys, Setup};
 
 /// How far the TD has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -31,7 +32,7 @@ pub enum Stage {
 pub struct Said {
     /// How far it is, and when each stage began.
     pub stage: Stage,
-    /// Seconds from the start of QEMU to the first output, the kernel and init.
+    /// Seconds from the start of the VMM to the first output, the kernel and init.
     pub seconds: BTreeMap<&'static str, f64>,
     /// Counters of the last status line.
     pub counters: BTreeMap<String, u64>,
@@ -41,84 +42,12 @@ pub struct Said {
     pub verdict: Option<String>,
 }
 
-/// A line of QEMU's options.
-pub struct Setup<'a> {
-    /// Where the parts are.
-    pub parts: &'a Path,
-    /// Virtual CPUs.
-    pub vcpus: u32,
-    /// MiB of memory.
-    pub mib: u64,
-    /// Kernel command line.
-    pub append: &'a str,
-    /// The TD's disk.
-    pub disk: &'a Path,
-    /// Everything the TD says goes there too.
-    pub log: &'a Path,
-}
-
 /// A running TD.
 pub struct Guest {
     child: Child,
-    input: Option<ChildStdin>,
+    keys: Keys,
     reader: Option<JoinHandle<()>>,
     said: Arc<Mutex<Said>>,
-}
-
-fn command(s: &Setup) -> Command {
-    let qemu = s.parts.join("qemu");
-    // Debian's QEMU, with the C library that it was linked with.
-    let mut c = Command::new(qemu.join("ld-linux-x86-64.so.2"));
-    c.arg("--library-path")
-        .arg(&qemu)
-        .arg(qemu.join("qemu-system-x86_64"));
-    c.arg("-L").arg(&qemu);
-    let vcpus = s.vcpus.to_string();
-    let memory = format!("{}M", s.mib);
-    let disk = format!(
-        "if=none,id=d,format=raw,cache=unsafe,file={}",
-        s.disk.display()
-    );
-    c.args([
-        "-accel", "kvm", "-cpu", "host", "-smp", &vcpus, "-m", &memory,
-    ]);
-    c.args(["-object", "tdx-guest,id=td"]);
-    c.args([
-        "-machine",
-        "q35,kernel-irqchip=split,confidential-guest-support=td",
-    ]);
-    c.arg("-bios").arg(s.parts.join("OVMF.fd"));
-    c.args(["-nodefaults", "-display", "none", "-no-reboot"]);
-    c.args([
-        "-drive",
-        &disk,
-        "-device",
-        "virtio-blk-pci,drive=d,disable-legacy=on,iommu_platform=on",
-    ]);
-    c.arg("-kernel").arg(s.parts.join("vmlinuz"));
-    c.arg("-initrd").arg(s.parts.join("initrd"));
-    c.args(["-append", s.append]);
-    c
-}
-
-/// Runs it with a shell on this program's own input and output, until it ends. The answer is
-/// the shell's exit status, if it has ended before the TD did.
-///
-/// # Errors
-/// QEMU cannot be started, or fails.
-pub fn shell(setup: &Setup) -> anyhow::Result<Option<u8>> {
-    let status = command(setup)
-        // All keys are the TD's, but for Ctrl-A: h tells what it can do.
-        .args(["-chardev", "stdio,id=line,mux=on,signal=off"])
-        .args(["-serial", "chardev:line", "-mon", "chardev=line"])
-        .status()
-        .context("cannot start QEMU")?;
-    ensure!(status.success(), "QEMU: {status}");
-    let disk = fs::read(setup.disk).context("cannot read the TD's disk")?;
-    let first = disk.split(|b| *b == b'\n').next().unwrap_or_default();
-    Ok(str::from_utf8(first)
-        .ok()
-        .and_then(|text| text.parse().ok()))
 }
 
 impl Said {
@@ -166,17 +95,11 @@ impl Guest {
     /// Starts it.
     ///
     /// # Errors
-    /// QEMU cannot be started.
+    /// The VMM cannot be started.
     pub fn start(setup: &Setup) -> anyhow::Result<Self> {
-        let mut child = command(setup)
-            .args(["-serial", "stdio"])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .context("cannot start QEMU")?;
+        let (mut child, keys) = setup.start().context("cannot start the VMM")?;
         let started = Instant::now();
-        let input = child.stdin.take();
-        let mut output = child.stdout.take().context("QEMU has no output")?;
+        let mut output = child.stdout.take().context("the VMM has no output")?;
         let mut log = File::create(setup.log).context("cannot keep the TD's output")?;
         let said = Arc::new(Mutex::new(Said {
             stage: Stage::Firmware,
@@ -205,13 +128,13 @@ impl Guest {
         });
         Ok(Self {
             child,
-            input,
+            keys,
             reader: Some(reader),
             said,
         })
     }
 
-    /// QEMU's process.
+    /// The VMM's process.
     pub fn pid(&self) -> i32 {
         self.child.id() as i32
     }
@@ -221,7 +144,7 @@ impl Guest {
         lock(&self.said)
     }
 
-    /// Where QEMU's threads are, and what KVM has counted for its vCPUs: for a TD that
+    /// Where the VMM's threads are, and what KVM has counted for its vCPUs: for a TD that
     /// does not go on.
     pub fn whereabouts(&self) -> String {
         let mut out = String::new();
@@ -252,7 +175,7 @@ impl Guest {
         out
     }
 
-    /// Whether QEMU runs.
+    /// Whether the VMM runs.
     ///
     /// # Errors
     /// It has no process any more.
@@ -260,15 +183,23 @@ impl Guest {
         Ok(self.child.try_wait()?.is_none())
     }
 
-    /// Asks the first process to end its work, and waits until QEMU ends.
+    /// Ends it as it is.
+    ///
+    /// # Errors
+    /// It has no process any more.
+    pub fn kill(&mut self) -> anyhow::Result<()> {
+        self.child.kill()?;
+        self.child.wait()?;
+        Ok(())
+    }
+
+    /// Asks the first process to end its work, and waits until the VMM ends.
     ///
     /// # Errors
     /// It does not within that time.
     pub fn stop(&mut self, limit: Duration) -> anyhow::Result<ExitStatus> {
-        if let Some(input) = &mut self.input {
-            // If QEMU has ended already, its status says why.
-            let _ = input.write_all(b"stop\n").and_then(|()| input.flush());
-        }
+        // If the VMM has ended already, its status says why.
+        let _ = self.keys.type_in("stop\n");
         let end = Instant::now() + limit;
         loop {
             if let Some(status) = self.child.try_wait()? {

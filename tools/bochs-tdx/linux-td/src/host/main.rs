@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
-//! `td-host`: starts an unmodified QEMU with a TD, moves the TD's memory while its firmware
+//! `td-host`: starts an unmodified VMM with a TD, moves the TD's memory while its firmware
 //! runs, while its kernel boots and while it works, then also while SEAMCALLs fail, and says
 //! what became of it.
 
 mod guest;
 mod moves;
+mod vmm;
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -14,18 +15,21 @@ use std::process::ExitCode;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{bail, Context};
-use clap::Parser;
+use anyhow::{bail, ensure, Context};
+use clap::{Parser, ValueEnum};
 use privmemctl::draw::{bytes, number, picture};
 use serde::Serialize;
 
-use crate::guest::{Guest, Setup, Stage};
+use crate::guest::{Guest, Stage};
 use crate::moves::{Counters, Memory};
+use crate::vmm::{Setup, Vmm};
 
 /// Longest time for the TD's end.
 const LAST_ROUND: Duration = Duration::from_secs(120);
 /// Longest time without a line.
 const BEAT: Duration = Duration::from_secs(2);
+/// What there is instead of a verdict if no more than the firmware was to run.
+const FIRMWARE: &str = "firmware";
 const FAULT_PLAN: &str = "/sys/module/tdxfaults/parameters/plan";
 /// Busy locks, and pages that the module does not take: the module says no before it has
 /// done anything, so each is tried again or given up.
@@ -34,7 +38,10 @@ const FAULTS: &str = "TDH.MEM.PAGE.RELOCATE random=1/24 seed=11 status=0x8000020
 /// Run an unmodified Linux as a TD and move its memory.
 #[derive(Parser)]
 struct Cli {
-    /// Folder with qemu/, OVMF.fd, vmlinuz and initrd
+    /// Program that runs the TD
+    #[arg(long, value_enum, default_value_t = Vmm::Qemu)]
+    vmm: Vmm,
+    /// Folder with qemu/ or alioth, OVMF.fd, vmlinuz and initrd
     #[arg(long, default_value = "/td")]
     parts: PathBuf,
     /// Virtual CPUs
@@ -58,14 +65,31 @@ struct Cli {
     /// Leave the memory where it is
     #[arg(long)]
     still: bool,
+    /// End after this phase
+    #[arg(long, value_enum, default_value_t = Phase::Faults)]
+    last: Phase,
     /// A shell in the TD, on this program's input and output; the memory stays
     #[arg(long)]
     shell: bool,
 }
 
+/// Of the TD's life, as far as it can be left out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
+enum Phase {
+    /// Nothing but the firmware runs, which is ended then
+    Firmware,
+    /// The kernel boots
+    Kernel,
+    /// The first process works
+    Steady,
+    /// So it does while SEAMCALLs fail
+    Faults,
+}
+
 /// What the host counted; the rest of td.json is in the logs.
 #[derive(Serialize, Default)]
 struct Report {
+    vmm: Vmm,
     vcpus: u32,
     mib: u64,
     seconds: BTreeMap<&'static str, f64>,
@@ -187,6 +211,24 @@ impl Show {
         self.end_of(name, from)
     }
 
+    /// Rounds once the firmware has accepted memory.
+    fn only_firmware(&mut self) -> anyhow::Result<()> {
+        let began = Instant::now();
+        while self.counters()?.pages <= self.cli.mib * (1 << 20) / 4096 / 4 {
+            ensure!(self.guest.runs()?, "the VMM has ended");
+            ensure!(
+                began.elapsed().as_secs() < self.cli.patience,
+                "the firmware has not accepted its memory"
+            );
+            thread::sleep(Duration::from_millis(100));
+        }
+        if !self.cli.still {
+            self.rounds("firmware", self.cli.target)?;
+            self.picture()?;
+        }
+        self.counts()
+    }
+
     /// Rounds under the TD's work, at least one, until so many pages have moved.
     fn rounds(&mut self, name: &'static str, goal: u64) -> anyhow::Result<()> {
         self.before = self.counters()?;
@@ -220,6 +262,9 @@ impl Show {
     }
 
     fn play(&mut self) -> anyhow::Result<()> {
+        if self.cli.last == Phase::Firmware {
+            return self.only_firmware();
+        }
         self.until("firmware", Stage::Kernel)?;
         self.say("the firmware has started the kernel; the TD's pages by memory block:");
         self.picture()?;
@@ -235,11 +280,11 @@ impl Show {
             println!("         {line}");
         }
         self.picture()?;
-        if !self.cli.still {
+        if !self.cli.still && self.cli.last >= Phase::Steady {
             self.rounds("steady", self.cli.target)?;
             self.picture()?;
         }
-        if !self.cli.still && Path::new(FAULT_PLAN).exists() {
+        if !self.cli.still && self.cli.last >= Phase::Faults && Path::new(FAULT_PLAN).exists() {
             fs::write(FAULT_PLAN, FAULTS).context("the fault plan is refused")?;
             let result = self.rounds("faults", self.cli.target);
             let plan = fs::read_to_string(FAULT_PLAN)?;
@@ -268,19 +313,31 @@ impl Show {
             let _ = self.counts();
         }
         self.memory = None;
-        let ended = self.guest.stop(LAST_ROUND);
+        // Who does not work yet is not there to be told.
+        let works = self.guest.said().stage >= Stage::Working;
         let mut good = played.is_ok();
+        let ended = if self.cli.last == Phase::Firmware {
+            self.guest.kill().map(|()| None)
+        } else {
+            let limit = if works { LAST_ROUND } else { BEAT };
+            self.guest.stop(limit).map(Some)
+        };
         {
             let said = self.guest.said();
             self.report.seconds = said.seconds.clone();
             self.report.guest = said.counters.clone();
             self.report.lines = said.lines.clone();
-            self.report.verdict = said.verdict.clone().unwrap_or_else(|| "none".into());
+            self.report.verdict = match &said.verdict {
+                Some(verdict) => verdict.clone(),
+                None if matches!(ended, Ok(None)) => FIRMWARE.into(),
+                None => "none".into(),
+            };
         }
         match ended {
-            Ok(status) if status.success() => {}
+            Ok(status) if status.is_none_or(|s| s.success()) => {}
             Ok(status) => {
-                self.say(&format!("PROBLEM: QEMU: {status}"));
+                let status = status.unwrap_or_default();
+                self.say(&format!("PROBLEM: the VMM: {status}"));
                 good = false;
             }
             Err(e) => {
@@ -288,7 +345,7 @@ impl Show {
                 good = false;
             }
         }
-        good &= self.report.verdict == "good";
+        good &= ["good", FIRMWARE].contains(&self.report.verdict.as_str());
         self.say(&format!(
             "{} pages moved, {} verified by the TD, {} mismatches; it says: {}",
             number(self.report.relocated_pages),
@@ -323,8 +380,9 @@ fn shell(setup: &Setup, out: &Path) -> anyhow::Result<u8> {
     File::create(setup.disk)
         .and_then(|disk| disk.set_len(DISK_MIB << 20))
         .context("cannot make the TD's disk")?;
-    let status = guest::shell(setup)?;
+    let status = setup.shell()?;
     let report = Report {
+        vmm: setup.vmm,
         vcpus: setup.vcpus,
         mib: setup.mib,
         verdict: "shell".into(),
@@ -352,6 +410,7 @@ fn run(cli: Cli) -> anyhow::Result<u8> {
         append
     };
     let setup = Setup {
+        vmm: cli.vmm,
         parts: &cli.parts,
         vcpus: cli.vcpus,
         mib: cli.mib,
@@ -365,6 +424,7 @@ fn run(cli: Cli) -> anyhow::Result<u8> {
     make_disk(disk)?;
     let guest = Guest::start(&setup)?;
     let report = Report {
+        vmm: cli.vmm,
         vcpus: cli.vcpus,
         mib: cli.mib,
         ..Report::default()

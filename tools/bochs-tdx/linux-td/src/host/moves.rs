@@ -18,6 +18,14 @@ const OFFLINE_LIMIT: Duration = Duration::from_secs(20);
 /// Bytes that are moved by one request.
 const SLICE: u64 = 16 << 20;
 
+/// As far as a TD of these sizes has memory. A VMM may make a file as large as an address
+/// can be, with the memory where it is for the guest.
+const REACH: u64 = 4 << 30;
+
+fn size(file: &PrivMemFd) -> anyhow::Result<u64> {
+    Ok(file.stat()?.size.min(REACH))
+}
+
 /// A part of a round.
 pub enum Step {
     /// A part of a file is moved on request.
@@ -89,8 +97,7 @@ impl Memory {
         let map = MemoryMap::read().context("this kernel has no memory blocks")?;
         let mut frames = Vec::new();
         for file in &self.0 {
-            let size = file.stat()?.size;
-            frames.extend(file.pages(0..size)?);
+            frames.extend(file.pages(0..size(file)?)?);
         }
         let census = map.count(&frames);
         Ok((map, census))
@@ -104,7 +111,7 @@ impl Memory {
     pub fn round(&self) -> anyhow::Result<Vec<Step>> {
         let mut steps = Vec::new();
         for (file, f) in self.0.iter().enumerate() {
-            let size = f.stat()?.size;
+            let size = size(f)?;
             let starts = (0..size).step_by(SLICE as usize);
             steps.extend(starts.map(|at| Step::Move(file, at..size.min(at + SLICE))));
         }
