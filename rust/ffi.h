@@ -43,8 +43,11 @@ struct privmemfd_sighting {
 	unsigned long pfn;
 };
 
-/* Where folios go whose block goes offline. */
-struct privmemfd_away {
+/*
+ * Where new folios come from: a node, or NUMA_NO_NODE for the task's memory policy;
+ * any of these nodes if it has no memory, or of all if none is named.
+ */
+struct privmemfd_placement {
 	gfp_t gfp;
 	int nid;
 	nodemask_t nodes;
@@ -115,21 +118,17 @@ int privmemfd_helper_filemap_invalidate_trylock_shared(struct address_space *map
 void privmemfd_helper_filemap_invalidate_unlock_shared(struct address_space *mapping);
 struct folio *privmemfd_helper_filemap_lock_folio(struct address_space *mapping,
 						  pgoff_t index);
-struct folio *privmemfd_helper_folio_alloc(gfp_t gfp);
-void privmemfd_helper_away(unsigned long pfn, struct privmemfd_away *away);
-struct folio *privmemfd_helper_folio_alloc_away(struct privmemfd_away *away);
-struct folio *privmemfd_helper_folio_alloc_node(gfp_t gfp, int nid);
+unsigned int privmemfd_helper_alloc_folios(struct privmemfd_placement *from, unsigned int nr,
+					   struct folio **folios);
+void privmemfd_helper_away(unsigned long pfn, struct privmemfd_placement *away);
 void *privmemfd_helper_folio_address(const struct folio *folio);
 void privmemfd_helper_folio_batch_init(struct folio_batch *fbatch);
-void privmemfd_helper_folio_batch_release(struct folio_batch *fbatch);
 void privmemfd_helper_folio_clear_active(struct folio *folio);
 void privmemfd_helper_folio_clear_unevictable(struct folio *folio);
 void privmemfd_helper_folio_get(struct folio *folio);
-pgoff_t privmemfd_helper_folio_index(const struct folio *folio);
 void privmemfd_helper_folio_lock(struct folio *folio);
 void privmemfd_helper_folio_mark_uptodate(struct folio *folio);
 int privmemfd_helper_folio_nid(const struct folio *folio);
-struct address_space *privmemfd_helper_folio_mapping(const struct folio *folio);
 unsigned long privmemfd_helper_folio_pfn(const struct folio *folio);
 void privmemfd_helper_folio_put(struct folio *folio);
 bool privmemfd_helper_folio_test_reserved(const struct folio *folio);
@@ -172,7 +171,6 @@ void privmemfd_helper_slots_synchronize(void);
 
 /* helpers/tdx.c */
 void privmemfd_helper_flush_folio(struct folio *folio);
-void privmemfd_helper_reset_folio(struct folio *folio);
 u64 privmemfd_helper_seamcall(struct privmemfd_seamcall *regs);
 u64 privmemfd_helper_with_keyid(u64 hpa, u16 hkid);
 

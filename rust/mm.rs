@@ -3,6 +3,7 @@
 //! Memory management: folios, the page cache, NUMA nodes.
 
 pub mod folio;
+pub mod folio_batch;
 pub mod hotplug;
 pub mod mapping;
 

@@ -110,12 +110,6 @@ pub fn give(page: &GfnMove<'_>) {
     unsafe { ffi::privmemfd_helper_flush_folio(page.dst().as_ptr()) }
 }
 
-/// Makes the folio that has made room, and that the TDX module has given back, ordinary memory. WBINVD comes first.
-pub fn take_back(page: &GfnMove<'_>) {
-    // SAFETY: The folio is valid and of order 0.
-    unsafe { ffi::privmemfd_helper_reset_folio(page.src().as_ptr()) }
-}
-
 /// A leaf that no TDX module has, for a test of the instruction's ways to fail.
 #[cfg(CONFIG_KUNIT = "y")]
 pub fn test_unknown_leaf() -> Output {

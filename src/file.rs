@@ -130,7 +130,7 @@ pub(crate) fn get_folio(file: &Attachment, index: usize) -> Result<LockedFolio> 
         None => {
             object.lost.make_room(index)?;
             file.mapping()
-                .lock_or_alloc_folio(index, object.mobility, object.node)?
+                .alloc_or_lock_folio(index, object.mobility, object.node)?
         }
     };
     // Also of a new one, whose place another has left as lost meanwhile. A hole has both removed.

@@ -55,6 +55,10 @@ module! {
             default: false,
             description: "Serve every KVM_CREATE_GUEST_MEMFD for private memory with movable memory, also for VMMs that do not ask for it",
         },
+        batch: usize {
+            default: 32,
+            description: "Pages that move together, 1 to 512: more cost less each, and a vCPU that wants one of them waits longer (default 32)",
+        },
     },
 }
 
@@ -78,6 +82,9 @@ struct PrivMemFdModule {
 impl kernel::InPlaceModule for PrivMemFdModule {
     fn init(_module: &'static ThisModule) -> impl PinInit<Self, Error> {
         try_pin_init!(Self {
+            _: {
+                relocate::check_batch()?;
+            },
             _files <- Registration::new(),
             _debugfs: stats::show(),
             _hibernation: Watch::start()?,

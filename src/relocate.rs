@@ -33,6 +33,7 @@ use crate::{
         Backend,
         BackendId, //
     },
+    module_parameters,
     refusal::Refusal, //
 };
 use kernel::{
@@ -52,8 +53,25 @@ use privmemfd_kernel::{
     trace, //
 };
 
-/// Pages moved under one quiesce.
-pub(crate) const BATCH: usize = 32;
+/// Most that [`batch`] can be.
+const MOST: usize = 512;
+
+/// Pages that move together: what a vCPU that wants one of them waits for at most. Set when the module
+/// is loaded.
+pub(crate) fn batch() -> usize {
+    module_parameters::batch.value()
+}
+
+/// # Errors
+///
+/// `EINVAL`: the number that the module was loaded with is none.
+pub(crate) fn check_batch() -> Result {
+    if (1..=MOST).contains(&batch()) {
+        return Ok(());
+    }
+    pr_err!("batch={} is not from 1 to {MOST}\n", batch());
+    Err(EINVAL)
+}
 
 /// Who asks for a relocation; the numbers are those of `privmemfd_causes` in the trace events.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]

@@ -13,11 +13,30 @@
 #include <linux/sched.h>
 #include <linux/wait_bit.h>
 
+#include <asm/cpufeature.h>
+#include <asm/special_insns.h>
+
 #include "../ffi.h"
 
+/*
+ * Zero a page. Where a partial write to a line that is still marked as a TD's poisons
+ * it, write whole lines: it may be one that the TDX module has just given back.
+ */
 void privmemfd_helper_clear_folio(struct folio *folio)
 {
-	clear_highpage(folio_page(folio, 0));
+	const void *zeroes = page_address(ZERO_PAGE(0));
+	void *line = folio_address(folio), *end = line + PAGE_SIZE;
+
+	if (!boot_cpu_has_bug(X86_BUG_TDX_PW_MCE)) {
+		clear_highpage(folio_page(folio, 0));
+		return;
+	}
+
+	for (; line < end; line += 64)
+		movdir64b(line, zeroes);
+
+	/* The stores are weakly ordered: complete before any other write to the page. */
+	mb();
 }
 
 void privmemfd_helper_cond_resched(void)
@@ -56,14 +75,41 @@ struct folio *privmemfd_helper_filemap_lock_folio(struct address_space *mapping,
 	return filemap_lock_folio(mapping, index);
 }
 
-struct folio *privmemfd_helper_folio_alloc(gfp_t gfp)
+/* Whether the task says where its memory comes from; without, it is the node it runs on. */
+static bool has_policy(void)
 {
-	return folio_alloc(gfp, 0);
+#ifdef CONFIG_NUMA
+	return current->mempolicy;
+#else
+	return false;
+#endif
 }
 
-struct folio *privmemfd_helper_folio_alloc_node(gfp_t gfp, int nid)
+/*
+ * Up to nr folios of order 0; folios has NULL for each. Returns how many, maybe fewer;
+ * 0 if there is no memory. May sleep.
+ */
+unsigned int privmemfd_helper_alloc_folios(struct privmemfd_placement *from, unsigned int nr,
+					   struct folio **folios)
 {
-	return __folio_alloc(gfp, 0, nid, NULL);
+	nodemask_t *nodes = nodes_empty(from->nodes) ? NULL : &from->nodes;
+	int nid = from->nid;
+
+	if (nid == NUMA_NO_NODE) {
+		/* The bulk allocator that knows memory policies is not exported. */
+		if (nr == 1 || has_policy()) {
+			folios[0] = folio_alloc(from->gfp, 0);
+			return folios[0] ? 1 : 0;
+		}
+		nid = numa_node_id();
+	}
+	if (nr == 1) {
+		folios[0] = __folio_alloc(from->gfp, 0, nid, nodes);
+		return folios[0] ? 1 : 0;
+	}
+
+	/* A page of order 0 is its own folio. */
+	return __alloc_pages_bulk(from->gfp, nid, nodes, nr, (struct page **)folios);
 }
 
 void *privmemfd_helper_folio_address(const struct folio *folio)
@@ -74,11 +120,6 @@ void *privmemfd_helper_folio_address(const struct folio *folio)
 void privmemfd_helper_folio_batch_init(struct folio_batch *fbatch)
 {
 	folio_batch_init(fbatch);
-}
-
-void privmemfd_helper_folio_batch_release(struct folio_batch *fbatch)
-{
-	folio_batch_release(fbatch);
 }
 
 void privmemfd_helper_folio_clear_active(struct folio *folio)
@@ -94,11 +135,6 @@ void privmemfd_helper_folio_clear_unevictable(struct folio *folio)
 void privmemfd_helper_folio_get(struct folio *folio)
 {
 	folio_get(folio);
-}
-
-pgoff_t privmemfd_helper_folio_index(const struct folio *folio)
-{
-	return folio->index;
 }
 
 void privmemfd_helper_folio_set_index(struct folio *folio, pgoff_t index)
@@ -119,11 +155,6 @@ void privmemfd_helper_folio_mark_uptodate(struct folio *folio)
 int privmemfd_helper_folio_nid(const struct folio *folio)
 {
 	return folio_nid(folio);
-}
-
-struct address_space *privmemfd_helper_folio_mapping(const struct folio *folio)
-{
-	return folio->mapping;
 }
 
 unsigned long privmemfd_helper_folio_pfn(const struct folio *folio)
@@ -283,7 +314,7 @@ bool privmemfd_helper_find_folio(unsigned long *pfn, unsigned long end,
  * Where mm would put a folio at a frame whose block goes offline: on another node if
  * there is one that has memory. Does not change before the block has gone.
  */
-void privmemfd_helper_away(unsigned long pfn, struct privmemfd_away *away)
+void privmemfd_helper_away(unsigned long pfn, struct privmemfd_placement *away)
 {
 	const struct page *page = pfn_to_page(pfn);
 
@@ -295,11 +326,6 @@ void privmemfd_helper_away(unsigned long pfn, struct privmemfd_away *away)
 	away->gfp = GFP_KERNEL | __GFP_MOVABLE | __GFP_RETRY_MAYFAIL | __GFP_NOWARN;
 	if (page_zonenum(page) == ZONE_MOVABLE)
 		away->gfp |= __GFP_HIGHMEM;
-}
-
-struct folio *privmemfd_helper_folio_alloc_away(struct privmemfd_away *away)
-{
-	return __folio_alloc(away->gfp, 0, away->nid, &away->nodes);
 }
 
 void privmemfd_helper_folio_set_hwpoison(struct folio *folio)

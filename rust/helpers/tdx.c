@@ -1,13 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-#include <linux/highmem.h>
 #include <linux/mm.h>
 
 #include <asm/asm.h>
 #include <asm/cacheflush.h>
-#include <asm/cpufeature.h>
 #include <asm/processor.h>
-#include <asm/special_insns.h>
 #include <asm/trapnr.h>
 
 #include "../ffi.h"
@@ -67,23 +64,4 @@ u64 privmemfd_helper_with_keyid(u64 hpa, u16 hkid)
 void privmemfd_helper_flush_folio(struct folio *folio)
 {
 	clflush_cache_range(folio_address(folio), PAGE_SIZE);
-}
-
-/*
- * Make a page that was a TD's ordinary memory. Where a partial write to a line
- * that is still marked as the TD's poisons it, write whole lines.
- */
-void privmemfd_helper_reset_folio(struct folio *folio)
-{
-	static const u8 zeroes[64] __aligned(64);
-	u8 *line = folio_address(folio), *end = line + PAGE_SIZE;
-
-	if (!boot_cpu_has_bug(X86_BUG_TDX_PW_MCE))
-		return;
-
-	for (; line < end; line += sizeof(zeroes))
-		movdir64b(line, zeroes);
-
-	/* The stores are weakly ordered: complete before any other write to the page. */
-	mb();
 }

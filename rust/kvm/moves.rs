@@ -118,9 +118,11 @@ impl<'a, O: Origin> Move<'a, O> {
         }
     }
 
-    /// What the hardware has moved cannot be taken back: the file follows at once.
+    /// What the hardware has moved cannot be taken back: the file follows at once. What is left in the
+    /// old folio is erased, also if it had no content yet that the host knows of.
     pub(super) fn follow(&self) {
         if self.0.result == ffi::KVM_GMEM_MOVE_DONE as i32 {
+            self.src().set_has_content();
             replace_folio(self.src(), self.dst(), O::LRU);
         }
     }

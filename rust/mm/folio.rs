@@ -16,6 +16,7 @@
 
 use crate::ffi;
 use core::{
+    mem::ManuallyDrop,
     ops::Deref,
     ptr::NonNull, //
 };
@@ -98,7 +99,8 @@ impl Folio {
 
     #[inline]
     pub(crate) fn as_ptr(&self) -> *mut bindings::folio {
-        self.0.get()
+        // Opaque::get() is a call where the kernel is compiled for size.
+        (&raw const self.0).cast_mut().cast()
     }
 
     /// Page frame number.
@@ -134,7 +136,10 @@ impl Folio {
     #[inline]
     pub(crate) fn index_hint(&self) -> usize {
         // SAFETY: The folio is valid by the type invariant.
-        unsafe { ffi::privmemfd_helper_folio_index(self.as_ptr()) }
+        unsafe {
+            let fields = &raw const (*self.as_ptr()).__bindgen_anon_1.__bindgen_anon_1;
+            (&raw const (*fields).__bindgen_anon_2.index).read_volatile()
+        }
     }
 
     /// Tells whether the TDX module does not give the folio back before its TD is destroyed
@@ -166,8 +171,8 @@ impl Folio {
     pub fn lock(this: ARef<Self>) -> LockedFolio {
         // SAFETY: The folio is valid by the type invariant.
         unsafe { ffi::privmemfd_helper_folio_lock(this.as_ptr()) };
-        // INVARIANT: The lock was taken on the line above.
-        LockedFolio(this)
+        // INVARIANT: The lock was taken on the line above; the reference is that of `this`.
+        LockedFolio(ARef::into_raw(this))
     }
 }
 
@@ -220,7 +225,7 @@ impl Locked {
     #[inline]
     pub(crate) fn mapping(&self) -> *mut bindings::address_space {
         // SAFETY: The folio is valid, and its mapping does not change while the lock is held.
-        unsafe { ffi::privmemfd_helper_folio_mapping(self.as_ptr()) }
+        unsafe { (*self.as_ptr()).__bindgen_anon_1.__bindgen_anon_1.mapping }
     }
 
     /// Overwrites the content with zeroes.
@@ -266,9 +271,9 @@ impl Locked {
 ///
 /// # Invariants
 ///
-/// The folio lock is held and belongs to this object.
+/// The folio is valid. Its lock is held, and belongs to this object, as does a reference.
 #[must_use = "the folio is unlocked at once when it is not used"]
-pub struct LockedFolio(ARef<Folio>);
+pub struct LockedFolio(NonNull<Folio>);
 
 impl LockedFolio {
     /// Takes over a reference and the lock.
@@ -279,16 +284,23 @@ impl LockedFolio {
     /// away.
     #[inline]
     pub(crate) unsafe fn own(ptr: NonNull<bindings::folio>) -> Self {
-        // INVARIANT: The lock is given to this object by the caller.
-        // SAFETY: By the caller's promise.
-        Self(unsafe { Folio::own(ptr) })
+        // INVARIANT: Both are given to this object by the caller.
+        Self(ptr.cast())
+    }
+
+    /// Keeps the reference.
+    #[inline]
+    pub(crate) fn unlock(self) -> ARef<Folio> {
+        let ptr = ManuallyDrop::new(self).0;
+        // SAFETY: By the type invariant, the lock is held and belongs to this object.
+        unsafe { bindings::folio_unlock(ptr.as_ptr().cast()) };
+        // SAFETY: By the type invariant, the reference belongs to this object, which is not dropped.
+        unsafe { ARef::from_raw(ptr) }
     }
 
     /// Gives the reference and the lock to C.
     pub(crate) fn into_raw(self) -> *mut bindings::folio {
-        let ptr = self.as_ptr();
-        core::mem::forget(self);
-        ptr
+        ManuallyDrop::new(self).0.as_ptr().cast()
     }
 }
 
@@ -298,14 +310,16 @@ impl Deref for LockedFolio {
     #[inline]
     fn deref(&self) -> &Locked {
         // SAFETY: By the type invariant, the folio is locked, and it is as long as `self` exists.
-        unsafe { Locked::from_raw(self.0.as_ptr()) }
+        unsafe { Locked::from_raw(self.0.as_ptr().cast()) }
     }
 }
 
 impl Drop for LockedFolio {
     fn drop(&mut self) {
         // SAFETY: By the type invariant, the lock is held and belongs to this object.
-        unsafe { bindings::folio_unlock(self.0.as_ptr()) }
+        unsafe { bindings::folio_unlock(self.0.as_ptr().cast()) };
+        // SAFETY: By the type invariant, the reference belongs to this object.
+        unsafe { Folio::dec_ref(self.0) };
     }
 }
 

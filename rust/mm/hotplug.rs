@@ -4,12 +4,14 @@
 //!
 //! C header: [`include/linux/memory.h`](srctree/include/linux/memory.h)
 
-use super::folio::Folio;
+use super::{
+    folio::Folio,
+    folio_batch::Placement, //
+};
 use crate::ffi;
 use core::{
     marker::PhantomData,
-    ops::Range,
-    ptr::NonNull, //
+    ops::Range, //
 };
 use kernel::{
     bindings,
@@ -54,28 +56,22 @@ impl Block<'_> {
 
     /// Where mm would put what is in the block.
     pub fn away(&self) -> Away<'_> {
-        let mut away = ffi::privmemfd_away::default();
         // SAFETY: The frame has a `struct page`.
-        unsafe { ffi::privmemfd_helper_away(self.0.start_pfn, &mut away) };
-        Away(away, PhantomData)
+        Away(unsafe { Placement::away(self.0.start_pfn) }, PhantomData)
     }
 }
 
 /// Where the folios of a block go.
-pub struct Away<'a>(ffi::privmemfd_away, PhantomData<&'a Block<'a>>);
+pub struct Away<'a>(Placement, PhantomData<&'a Block<'a>>);
 
 impl Away<'_> {
-    /// A new folio of order 0, in no mapping and uncharged. May sleep.
+    /// Hands `count` new folios of order 0, in no mapping and uncharged, to `take`. May sleep.
     ///
     /// # Errors
     ///
-    /// `ENOMEM`: no memory there.
-    pub fn alloc(&mut self) -> Result<ARef<Folio>> {
-        // SAFETY: The nodes are those of the system, which stay while the block goes offline.
-        let ptr = unsafe { ffi::privmemfd_helper_folio_alloc_away(&mut self.0) };
-        let ptr = NonNull::new(ptr).ok_or(ENOMEM)?;
-        // SAFETY: The allocator returns a folio with one reference, which belongs to the caller.
-        Ok(unsafe { Folio::own(ptr) })
+    /// `ENOMEM`: no memory there. `take` has got as many as there were.
+    pub fn alloc(&mut self, count: usize, take: impl FnMut(ARef<Folio>)) -> Result {
+        self.0.alloc(count, take)
     }
 }
 

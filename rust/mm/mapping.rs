@@ -15,15 +15,14 @@ use super::{
         Locked,
         LockedFolio, //
     },
-    node_online, //
+    folio_batch::{
+        FolioBatch,
+        Placement, //
+    }, //
 };
 use crate::ffi;
 use core::{
-    marker::PhantomData,
-    mem::{
-        ManuallyDrop,
-        MaybeUninit, //
-    },
+    mem::ManuallyDrop,
     ops::Range,
     ptr::NonNull, //
 };
@@ -87,7 +86,8 @@ impl Mapping {
 
     #[inline]
     pub(crate) fn as_ptr(&self) -> *mut bindings::address_space {
-        self.0.get()
+        // Opaque::get() is a call where the kernel is compiled for size.
+        (&raw const self.0).cast_mut().cast()
     }
 
     fn inode(&self) -> *mut bindings::inode {
@@ -171,11 +171,12 @@ impl Mapping {
 
     /// Whether `folio` is the one at page offset `index`.
     #[inline]
-    pub(crate) fn has_at(&self, index: usize, folio: &Locked) -> bool {
+    pub fn has_at(&self, index: usize, folio: &Locked) -> bool {
         folio.mapping() == self.as_ptr() && folio.index() == index
     }
 
-    /// The folio at page offset `index`, allocated if there is none. May sleep.
+    /// A new folio at page offset `index`, where none was just now; or the one that somebody else was
+    /// faster with. May sleep.
     ///
     /// A new folio has no content, is charged to the memory cgroup of the current task and is
     /// dirty, so that mm does not drop it as clean page cache.
@@ -184,7 +185,7 @@ impl Mapping {
     ///
     /// `ENOMEM`: no memory, or the limit of the memory cgroup is reached. `EINVAL`: `index` is beyond
     /// the end of the file.
-    pub fn lock_or_alloc_folio(
+    pub fn alloc_or_lock_folio(
         &self,
         index: usize,
         mobility: Mobility,
@@ -195,18 +196,18 @@ impl Mapping {
             return Err(EINVAL);
         }
         loop {
-            if let Some(folio) = self.lock_folio(index) {
-                return Ok(folio);
-            }
             let folio = alloc_folio(mobility, node)?;
             // SAFETY: Mapping and folio are valid, the folio is new, in no mapping and on no list.
             let ret = unsafe {
                 bindings::filemap_add_folio(self.as_ptr(), folio.as_ptr(), index, gfp(mobility))
             };
             match to_result(ret) {
-                // Someone else was faster. Ends: either the folio stays and is found above, or it
-                // is removed, which only happens a finite number of times per request for it.
-                Err(e) if e == EEXIST => continue,
+                // Ends: either the folio stays and is found, or it is removed, which only happens a
+                // finite number of times per request for it.
+                Err(e) if e == EEXIST => match self.lock_folio(index) {
+                    Some(other) => return Ok(other),
+                    None => continue,
+                },
                 Err(e) => return Err(e),
                 Ok(()) => {}
             }
@@ -295,7 +296,7 @@ impl Mapping {
             for folio in batch.folios() {
                 f(folio.index_hint(), folio)?;
             }
-            batch.release();
+            batch.put();
             super::cond_resched();
         }
     }
@@ -420,69 +421,39 @@ pub(crate) fn replace_folio(src: &Locked, dst: &Locked, lru: Lru) {
     }
 }
 
-/// A new folio of order 0, in no mapping and uncharged. May sleep.
+/// Hands `count` new folios of order 0, in no mapping and uncharged, to `take`. May sleep.
 ///
 /// # Errors
 ///
-/// `ENOMEM`: no memory (on that node).
+/// `ENOMEM`: no memory (on that node). `take` has got as many as there were.
+pub fn alloc_folios(
+    mobility: Mobility,
+    node: Node,
+    count: usize,
+    take: impl FnMut(ARef<Folio>),
+) -> Result {
+    placement(mobility, node)?.alloc(count, take)
+}
+
+/// One of them.
 pub fn alloc_folio(mobility: Mobility, node: Node) -> Result<ARef<Folio>> {
+    placement(mobility, node)?.alloc_one()
+}
+
+/// `ENOMEM`: there is no such node.
+fn placement(mobility: Mobility, node: Node) -> Result<Placement> {
     let mask = gfp(mobility);
-    let ptr = match node {
-        // SAFETY: The node is one of the system; an offline one is a node without memory.
-        Node::Prefer(nid) if node_online(nid) => unsafe {
-            ffi::privmemfd_helper_folio_alloc_node(mask, nid)
-        },
-        // SAFETY: As above.
-        Node::Only(nid) if node_online(nid) => unsafe {
-            ffi::privmemfd_helper_folio_alloc_node(mask | ffi::PRIVMEMFD_GFP_THISNODE, nid)
-        },
-        Node::Only(_) => return Err(ENOMEM),
-        // SAFETY: Has no preconditions but a context that may sleep.
-        Node::Any | Node::Prefer(_) => unsafe { ffi::privmemfd_helper_folio_alloc(mask) },
-    };
-    let ptr = NonNull::new(ptr).ok_or(ENOMEM)?;
-    // SAFETY: The allocator returns a folio with one reference, which belongs to the caller.
-    Ok(unsafe { Folio::own(ptr) })
+    let policy = || Placement::policy(mask);
+    match node {
+        Node::Any => Ok(policy()),
+        Node::Prefer(nid) => Ok(Placement::node(mask, nid).unwrap_or_else(policy)),
+        Node::Only(nid) => Placement::node(mask | ffi::PRIVMEMFD_GFP_THISNODE, nid).ok_or(ENOMEM),
+    }
 }
 
 fn gfp(mobility: Mobility) -> bindings::gfp_t {
     match mobility {
         Mobility::Movable => ffi::PRIVMEMFD_GFP_MOVABLE,
         Mobility::Pinned => ffi::PRIVMEMFD_GFP_PINNED,
-    }
-}
-
-/// `struct folio_batch`: up to 31 folios, each with a reference.
-struct FolioBatch(bindings::folio_batch, PhantomData<*mut ()>);
-
-impl FolioBatch {
-    fn new() -> Self {
-        let mut batch = MaybeUninit::<bindings::folio_batch>::zeroed();
-        // SAFETY: `batch` is valid for writes.
-        unsafe { ffi::privmemfd_helper_folio_batch_init(batch.as_mut_ptr()) };
-        // SAFETY: The helper has initialised what matters; the rest is zero, a valid value.
-        Self(unsafe { batch.assume_init() }, PhantomData)
-    }
-
-    fn as_mut_ptr(&mut self) -> *mut bindings::folio_batch {
-        &mut self.0
-    }
-
-    fn folios(&self) -> impl Iterator<Item = &Folio> {
-        self.0.folios[..usize::from(self.0.nr)]
-            .iter()
-            // SAFETY: The first `nr` entries are folios that the batch has a reference to.
-            .map(|ptr| unsafe { Folio::from_raw(*ptr) })
-    }
-
-    fn release(&mut self) {
-        // SAFETY: The batch is valid.
-        unsafe { ffi::privmemfd_helper_folio_batch_release(&mut self.0) };
-    }
-}
-
-impl Drop for FolioBatch {
-    fn drop(&mut self) {
-        self.release();
     }
 }

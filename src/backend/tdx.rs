@@ -20,6 +20,7 @@ mod tests;
 pub(crate) use counters::COUNTERS;
 
 use crate::refusal::Refusal;
+use counters::Calls;
 use kernel::prelude::*;
 use privmemfd_kernel::{
     kvm::{
@@ -56,11 +57,20 @@ pub(crate) fn relocate(td: &Td, moves: &mut [GfnMove<'_>]) -> Result<(), TdLost>
     for mv in moves.iter() {
         tdx::give(mv);
     }
-    let result = protocol::relocate(&Batch { td, moves }, td.runnable(), outcomes);
+    let batch = Batch {
+        td,
+        moves,
+        calls: Calls::default(),
+    };
+    let result = protocol::relocate(&batch, td.runnable(), outcomes);
+    batch.calls.count();
+    let mut relocated = 0;
     for (mv, outcome) in moves.iter_mut().zip(outcomes.iter()) {
         let (result, src) = end(mv, *outcome);
+        relocated += u64::from(result.is_ok());
         mv.set_result(result, src);
     }
+    COUNTERS.relocated.add(relocated);
     result.map_err(|why| {
         COUNTERS.tds_lost.add(1);
         pr_err!(
@@ -87,17 +97,12 @@ fn end(mv: &GfnMove<'_>, outcome: Outcome) -> (Result, Source) {
         Outcome::Refused => (Err(Refusal::Guest.into()), Source::Settled),
         Outcome::Stuck => (Err(Refusal::Guest.into()), Source::Owned),
     };
-    if result.is_ok() {
-        COUNTERS.relocated.add(1);
-    }
     if src != Source::Settled {
         COUNTERS.pages_kept.add(1);
         pr_warn!(
             "page {:#x} cannot be taken back from the TDX module before its TD is gone\n",
             mv.src().pfn()
         );
-    } else if result.is_ok() {
-        tdx::take_back(mv);
     }
     (result, src)
 }
@@ -106,39 +111,42 @@ fn end(mv: &GfnMove<'_>, outcome: Outcome) -> (Result, Source) {
 struct Batch<'a, 'm> {
     td: &'a Td,
     moves: &'a [GfnMove<'m>],
+    calls: Calls,
 }
 
-/// Counts the call and makes its result the protocol's.
-fn answer(leaf: Leaf, output: Output) -> Answer {
-    COUNTERS.calls(leaf).add(1);
-    Answer {
-        status: output.status,
-        rcx: output.rcx,
-        rdx: output.rdx,
+impl Batch<'_, '_> {
+    /// Counts the call and makes its result the protocol's.
+    fn answer(&self, leaf: Leaf, output: Output) -> Answer {
+        self.calls.one_more(leaf);
+        Answer {
+            status: output.status,
+            rcx: output.rcx,
+            rdx: output.rdx,
+        }
     }
 }
 
 impl protocol::Td for Batch<'_, '_> {
     fn block(&self, nr: usize) -> Answer {
-        answer(
+        self.answer(
             Leaf::MemRangeBlock,
             tdx::mem_range_block(self.td, &self.moves[nr]),
         )
     }
 
     fn track(&self) -> Answer {
-        answer(Leaf::MemTrack, tdx::mem_track(self.td))
+        self.answer(Leaf::MemTrack, tdx::mem_track(self.td))
     }
 
     fn relocate(&self, nr: usize) -> Answer {
-        answer(
+        self.answer(
             Leaf::MemPageRelocate,
             tdx::mem_page_relocate(self.td, &self.moves[nr]),
         )
     }
 
     fn unblock(&self, nr: usize) -> Answer {
-        let answer = answer(
+        let answer = self.answer(
             Leaf::MemRangeUnblock,
             tdx::mem_range_unblock(self.td, &self.moves[nr]),
         );
@@ -149,7 +157,7 @@ impl protocol::Td for Batch<'_, '_> {
     }
 
     fn wbinvd(&self, nr: usize) -> Answer {
-        answer(
+        self.answer(
             Leaf::PhymemPageWbinvd,
             tdx::phymem_page_wbinvd(self.td, &self.moves[nr]),
         )

@@ -30,15 +30,24 @@ use privmemfd_kernel::{
             Locked,
             LockedFolio, //
         },
+        folio_batch::release,
         mapping::Shared, //
     }, //
 };
 
-/// Memory for a [`Batch`], which takes none when it holds locks that guests wait for.
+/// What a [`Batch`] is made of, all of it there before the locks that guests wait for are taken.
 pub(super) struct Room {
-    pairs: KVec<(LockedFolio, LockedFolio)>,
+    /// Those that are to take the places, and when it is known whose, those that are to make room:
+    /// the first ones have both.
+    pairs: KVec<Pair>,
     /// Empty.
     moves: KVec<Move<'static, InPlace>>,
+}
+
+/// The folio that is to make room, and the one that is to take its place.
+struct Pair {
+    src: Option<LockedFolio>,
+    dst: LockedFolio,
 }
 
 impl Room {
@@ -54,11 +63,24 @@ impl Room {
         })
     }
 
+    /// Has `dst`, which nobody else knows, take the place of a page. For no more than there is room.
+    pub(super) fn take(&mut self, dst: ARef<Folio>) {
+        let dst = Folio::lock(dst);
+        // What is too much is free again.
+        let _ = self.pairs.push_within_capacity(Pair { src: None, dst });
+    }
+
+    /// Folios that it has taken.
+    pub(super) fn len(&self) -> usize {
+        self.pairs.len()
+    }
+
     /// A batch of pages of `file`, whose lock is `held`.
     pub(super) fn batch<'a>(self, file: &'a Attachment, held: Shared<'a>) -> Batch<'a> {
         Batch {
             file,
             room: self,
+            len: 0,
             held,
         }
     }
@@ -68,21 +90,20 @@ impl Room {
 pub(super) struct Batch<'a> {
     file: &'a Attachment,
     room: Room,
+    /// Pairs that are complete.
+    len: usize,
     // Last: a folio lock is inside this one.
     held: Shared<'a>,
 }
 
 impl Batch<'_> {
-    /// Has `dst`, which nobody else knows, take the place of `src`.
-    ///
-    /// # Errors
-    ///
-    /// `ENOMEM`: there is more than was made room for.
-    pub(super) fn add(&mut self, src: LockedFolio, dst: ARef<Folio>) -> Result {
-        self.room
-            .pairs
-            .push_within_capacity((src, Folio::lock(dst)))
-            .map_err(|_| ENOMEM)
+    /// Has `src` make room for one of the folios that [`Room::take`] has got. Does nothing if there
+    /// is none left.
+    pub(super) fn add(&mut self, src: LockedFolio) {
+        if let Some(pair) = self.room.pairs.get_mut(self.len) {
+            pair.src = Some(src);
+            self.len += 1;
+        }
     }
 
     /// Moves the pages, and counts and tells how each has ended. Says how many have moved.
@@ -95,17 +116,27 @@ impl Batch<'_> {
         cause: Cause,
         mut ended: impl FnMut(&Locked, &Locked, Result<(), Refusal>),
     ) -> Result<u64> {
-        let Self { file, room, held } = self;
+        let Self {
+            file, room, held, ..
+        } = self;
         let pairs = room.pairs;
         let mut moves: KVec<Move<'_, InPlace>> = room.moves;
-        for (src, dst) in &pairs {
-            moves
-                .push_within_capacity(Move::new(src, dst))
-                .map_err(|_| ENOMEM)?;
+        for Pair { src, dst } in &pairs {
+            if let Some(src) = src {
+                moves
+                    .push_within_capacity(Move::new(src, dst))
+                    .map_err(|_| ENOMEM)?;
+            }
         }
         let mut moved = 0;
         Plan::new(&mut moves, cause).run(&held, &BoundGuests(file), &Software, |nr, outcome| {
-            let (src, dst) = &pairs[nr];
+            let Pair {
+                src: Some(src),
+                dst,
+            } = &pairs[nr]
+            else {
+                return;
+            };
             match outcome {
                 Ok(()) => moved += 1,
                 Err(_) => file.object().count(outcome, 1),
@@ -113,6 +144,14 @@ impl Batch<'_> {
             lost::settle(file, src, outcome);
             ended(src, dst, outcome);
         });
+        drop(moves);
+        // The new ones are in the file; the old ones, and new ones that nothing was moved to, go.
+        release(
+            pairs
+                .into_iter()
+                .flat_map(|pair| [pair.src, Some(pair.dst)])
+                .flatten(),
+        );
         // Once: all CPUs share these.
         file.object().count(Ok(()), moved);
         Ok(moved)

@@ -11,8 +11,8 @@ use super::{
 use crate::{
     refusal::Refusal,
     relocate::{
-        Cause,
-        BATCH, //
+        batch,
+        Cause, //
     },
     uapi, //
 };
@@ -27,7 +27,7 @@ use privmemfd_kernel::{
     mm::{
         folio::Folio,
         mapping::{
-            alloc_folio,
+            alloc_folios,
             Mobility,
             Node, //
         }, //
@@ -149,7 +149,8 @@ fn move_window(
         report.ended(index, Err(EHWPOISON));
         true
     });
-    let mut candidates = KVec::with_capacity(BATCH, GFP_KERNEL)?;
+    let most = batch().min(window.len());
+    let mut candidates = KVec::with_capacity(most, GFP_KERNEL)?;
     let mut next = window.start;
     while next < window.end {
         // Ends early, with `ECANCELED`, when the batch is full.
@@ -157,7 +158,7 @@ fn move_window(
             .mapping()
             .for_each_folio(next..window.end, |index, folio| {
                 interrupted()?;
-                if candidates.len() == BATCH {
+                if candidates.len() == most {
                     return Err(ECANCELED);
                 }
                 next = index + 1;
@@ -166,7 +167,9 @@ fn move_window(
                 } else if node == Some(folio.nid()) {
                     report.ended(index, Ok(folio.nid()));
                 } else {
-                    candidates.push((index, ARef::from(folio)), GFP_KERNEL)?;
+                    candidates
+                        .push_within_capacity((index, ARef::from(folio)))
+                        .map_err(|_| ENOMEM)?;
                 }
                 Ok(())
             });
@@ -196,37 +199,34 @@ fn move_batch(
     report: &mut Report<'_>,
 ) -> Result {
     let object: &PrivMem = file.object();
-    let mut fresh = KVec::with_capacity(BATCH, GFP_KERNEL)?;
+    let mut room = Room::new(candidates.len())?;
 
     // New folios first: allocation may sleep for long, and must not do so under folio locks.
     // Move as many as there is memory for.
-    for _ in 0..candidates.len() {
-        match alloc_folio(object.mobility, node.map_or(Node::Any, Node::Only)) {
-            Ok(dst) => fresh.push_within_capacity(dst).map_err(|_| ENOMEM)?,
-            Err(_) => {
-                for (index, _) in candidates.iter().skip(fresh.len()) {
-                    object.count(Err(Refusal::NoMemory), 1);
-                    report.refused(*index, Refusal::NoMemory);
-                }
-                break;
-            }
+    let from = node.map_or(Node::Any, Node::Only);
+    let take = |dst| room.take(dst);
+    if alloc_folios(object.mobility, from, candidates.len(), take).is_err() {
+        for (index, _) in candidates.iter().skip(room.len()) {
+            object.count(Err(Refusal::NoMemory), 1);
+            report.refused(*index, Refusal::NoMemory);
         }
+        candidates.truncate(room.len());
     }
 
-    let room = Room::new(fresh.len())?;
     let mut batch = room.batch(file, file.mapping().lock_shared());
     // Rising offsets: two requests at once cannot wait for each other.
-    for ((index, seen), dst) in candidates.drain_all().zip(fresh.drain_all()) {
-        let Some(src) = file.mapping().lock_folio(index) else {
-            continue;
-        };
-        if src.is_unusable() {
-            report.ended(index, Err(EHWPOISON));
-        } else if src.pfn() != seen.pfn() {
+    for (index, seen) in candidates.drain_all() {
+        let src = Folio::lock(seen);
+        if !file.mapping().has_at(index, &src) {
             // Gone and come back, or moved by somebody else meanwhile: done as well.
-            report.ended(index, Ok(src.nid()));
+            drop(src);
+            if let Some(other) = file.mapping().lock_folio(index) {
+                report.is_at(index, &other);
+            }
+        } else if src.is_unusable() {
+            report.is_at(index, &src);
         } else {
-            batch.add(src, dst)?;
+            batch.add(src);
         }
     }
     batch.run(Cause::Request, |src, dst, outcome| match outcome {
@@ -296,6 +296,12 @@ impl<'r> Report<'r> {
         if let Some(status) = status {
             *status = node.unwrap_or_else(|e| e.to_errno());
         }
+    }
+
+    /// The page is in this folio, and will be.
+    fn is_at(&mut self, index: usize, folio: &Folio) {
+        let usable = !folio.is_unusable();
+        self.ended(index, usable.then(|| folio.nid()).ok_or(EHWPOISON));
     }
 
     fn moved(&mut self, index: usize, node: i32) {

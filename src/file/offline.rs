@@ -13,8 +13,8 @@ use super::{
 };
 use crate::{
     relocate::{
-        Cause,
-        BATCH, //
+        batch,
+        Cause, //
     },
     stats::TOTALS, //
 };
@@ -103,30 +103,25 @@ fn clear_of(file: &Attachment, pages: &[Sighting], block: &Residents<'_, PrivMem
         return Ok(());
     }
     let mut away = block.block().away();
-    for pages in pages.chunks(BATCH) {
+    for pages in pages.chunks(batch()) {
         if current!().signal_pending() {
             return Err(EINTR);
         }
         // Memory first: allocation may sleep for long, and must not do so under folio locks.
-        let mut fresh = KVec::with_capacity(pages.len(), GFP_KERNEL)?;
-        for _ in pages {
-            fresh
-                .push_within_capacity(away.alloc()?)
-                .map_err(|_| ENOMEM)?;
-        }
-        let room = Room::new(pages.len())?;
+        let mut room = Room::new(pages.len())?;
+        away.alloc(pages.len(), |dst| room.take(dst))?;
         let Some(held) = file.mapping().try_lock_shared() else {
             return Ok(());
         };
         let mut batch = room.batch(file, held);
-        for (page, dst) in pages.iter().zip(fresh.drain_all()) {
+        for page in pages {
             // What is lost mm is told when it asks.
             let lost = &file.object().lost;
             if let Some(src) = block
                 .try_lock(file, page)
                 .filter(|src| !src.is_unusable() && lost.get(src.index()).is_none())
             {
-                batch.add(src, dst)?;
+                batch.add(src);
             }
         }
         let moved = batch.run(Cause::Mm, |_, _, _| {})?;

@@ -289,7 +289,7 @@ mod transaction {
         let file = file(1)?;
         let beyond = file
             .mapping()
-            .lock_or_alloc_folio(1, Mobility::Movable, Node::Any);
+            .alloc_or_lock_folio(1, Mobility::Movable, Node::Any);
         assert_eq!(beyond.err(), Some(EINVAL));
         assert_eq!(file.mapping().nr_pages(), 1);
         Ok(())

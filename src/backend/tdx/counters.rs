@@ -3,6 +3,7 @@
 //! What the backend has done since the module was loaded.
 
 use crate::counter::Counter;
+use core::cell::Cell;
 use privmemfd_kernel::tdx::Leaf;
 
 /// See the module documentation.
@@ -40,13 +41,37 @@ impl Counters {
 
     /// SEAMCALLs of one leaf.
     pub(crate) fn calls(&self, leaf: Leaf) -> &Counter {
-        &self.calls[match leaf {
-            Leaf::MemRangeBlock => 0,
-            Leaf::MemTrack => 1,
-            Leaf::MemPageRelocate => 2,
-            Leaf::MemRangeUnblock => 3,
-            Leaf::PhymemPageWbinvd => 4,
-        }]
+        &self.calls[nr(leaf)]
+    }
+}
+
+fn nr(leaf: Leaf) -> usize {
+    match leaf {
+        Leaf::MemRangeBlock => 0,
+        Leaf::MemTrack => 1,
+        Leaf::MemPageRelocate => 2,
+        Leaf::MemRangeUnblock => 3,
+        Leaf::PhymemPageWbinvd => 4,
+    }
+}
+
+/// SEAMCALLs of one batch: the totals are shared by all CPUs.
+#[derive(Default)]
+pub(super) struct Calls([Cell<u32>; LEAVES]);
+
+impl Calls {
+    pub(super) fn one_more(&self, leaf: Leaf) {
+        let calls = &self.0[nr(leaf)];
+        calls.set(calls.get().saturating_add(1));
+    }
+
+    /// Adds them to the totals.
+    pub(super) fn count(&self) {
+        for (total, calls) in COUNTERS.calls.iter().zip(&self.0) {
+            if calls.get() > 0 {
+                total.add(calls.get().into());
+            }
+        }
     }
 }
 

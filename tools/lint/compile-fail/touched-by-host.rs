@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
-//! A TD's page that the host makes its own.
+//! A page that the host prepares for a TD that it is not moved in.
 //! Expected: E0308
 
 use privmemfd_kernel::{mm::folio::Locked, tdx};
 
 /// Of any folio.
-pub fn take(folio: &Locked) {
-    tdx::take_back(folio);
+pub fn give(folio: &Locked) {
+    tdx::give(folio);
 }

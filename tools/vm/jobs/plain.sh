@@ -15,8 +15,20 @@ unload_for_random_operations() {
 	rmmod tdxemu && rmmod tdhost && rmmod copyfail && rmmod hwpoison_inject
 }
 
+# batches: any number of pages from 1 to 512 moves together, and no other is taken.
+batches() {
+	for batch in 0 513 -1 many; do
+		! insmod /modules/privmemfd.ko "batch=$batch" || return 1
+	done
+	for batch in 1 33 512; do
+		insmod /modules/privmemfd.ko "batch=$batch" && /tests/move_test || return 1
+		/tests/migrate_test MOVE && rmmod privmemfd || return 1
+	done
+}
+
 suite "plain: load KVM" 60 load_kvm /modules/kvm
 upstream_long "on plain, without the module"
+suite "plain: sizes of a batch" 120 batches
 suite "plain: load, serving all" 60 insmod /modules/privmemfd.ko serve_all=1
 upstream_long "on plain, on our memory"
 suite "plain: unload" 60 rmmod privmemfd
