@@ -73,7 +73,7 @@ ifeq ($(origin SHELL),command line)
 export TD_SHELL := $(SHELL)
 override SHELL := /bin/sh
 endif
-export VCPUS MIB NUMA CMD ONLY
+export VCPUS MIB NUMA CMD ONLY BASE PROFILE
 
 td:
 	@tools/bochs-tdx/td.sh
@@ -124,6 +124,8 @@ help:
 	@echo '                  (VCPUS=, MIB=; SHELL=1: a shell in the TD; VMM=alioth: another VMM, firmware only)'
 	@echo 'make tdx-coverage which lines of KVM and of our patches that executes'
 	@echo 'make bench        instructions per page of a move, beside ordinary memory (build/bench.json)'
+	@echo '                  and what a vCPU waits; pictures in build/bench/'
+	@echo '                  BASE=REV: beside the modules of that revision'
 	@echo '                  PROFILE=1: by function (build/profile.json; flame graphs in build/bench/profile/)'
 	@echo 'make lint         every checker'
 	@echo 'make mutations    breaks the backend, KVM and the emulated host, and sees that the tests notice'

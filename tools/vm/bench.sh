@@ -1,7 +1,11 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 #
-# make bench: the cost of a move as ratios of one run. Leaves build/bench.json.
+# make bench: what a move costs, as ratios of one run, and what a vCPU waits. Leaves
+# build/bench.json, and pictures in build/bench/.
+#
+# BASE=REV measures the modules of that revision as well, in the same machine, and says
+# which figures are worse than theirs by more than 5 %.
 #
 # PROFILE=1 says instead where the instructions go, by function: build/profile.json,
 # and a flame graph of each measurement in build/bench/profile/.
@@ -11,6 +15,9 @@ set -euo pipefail
 
 INFERNO_VERSION=0.12.8
 OUT=$BUILD/bench
+BASE_TREE=$BUILD/bench-base
+# More files for the machine.
+FILES=()
 
 # flame_graphs: of the stacks in OUT/profile. A program of its own, for its licence does
 # not go with ours.
@@ -27,6 +34,26 @@ flame_graphs() {
 	done
 }
 
+# build_base REV: its modules, for the kernel that this revision runs on, go to /base.
+build_base() {
+	local kvm
+	git -C "$TOP" rev-parse --verify --quiet "$1^{commit}" >/dev/null ||
+		die "BASE=$1: no such revision" "name a commit, a tag or a branch"
+	say "modules of $1"
+	rm -rf "$BASE_TREE"
+	mkdir -p "$BASE_TREE/tree" "$BASE_TREE/module" "$BASE_TREE/test-modules"
+	git -C "$TOP" archive "$1" | tar -x -C "$BASE_TREE/tree"
+	make -s --no-print-directory -C "$BASE_TREE/tree" module KDIR="$KDIR" MO="$BASE_TREE/module" \
+		>"$BASE_TREE/module.log" 2>&1 || die "the module of $1 does not build" "read $BASE_TREE/module.log"
+	"$BASE_TREE/tree/tools/build/test-modules.sh" "$KDIR" "$BASE_TREE/test-modules" \
+		KBUILD_EXTRA_SYMBOLS="$BASE_TREE/module/Module.symvers" ||
+		die "the test modules of $1 do not build" "read the messages above"
+	kvm=$("$BASE_TREE/tree/tools/build/kvm-modules.sh" "$KERNEL" "$(readlink -f "$CACHE/linux")") ||
+		die "the KVM modules of $1 do not build" "read the messages above"
+	FILES+=("$BASE_TREE/module/privmemfd.ko:/base/" "$BASE_TREE/test-modules/tdxemu.ko:/base/"
+		"$BASE_TREE/test-modules/tdhost.ko:/base/" "$kvm/kvm.ko:/base/kvm/" "$kvm/kvm-amd.ko:/base/kvm/")
+}
+
 prepare plain
 # Instructions are the same on every machine and under any load.
 VM_OPTIONS+=(--instructions)
@@ -34,20 +61,25 @@ name=bench
 if [ -n "${PROFILE:-}" ]; then
 	name=profile
 	JOB_ARGUMENTS=(--rounds 2 --profile /out/profile --only "populate,request,mapped,core,tdx")
+elif [ -n "${BASE:-}" ]; then
+	build_base "$BASE"
 fi
 result=$BUILD/$name.json
 rm -f "$result"
 say "booting a VM whose clock counts instructions"
 status=0
-boot bench "$OUT" 900 || status=$?
+boot bench "$OUT" 1200 "${FILES[@]}" || status=$?
 if [ "$status" -ne 0 ] || [ ! -f "$OUT/bench.json" ]; then
 	die "the benchmark failed (exit status $status)" "read its output above and $(kernel_log "$OUT")"
 fi
-mv "$OUT/bench.json" "$result"
+cp "$OUT/bench.json" "$result"
 "$TOP/tools/vm/kernel-reports" "$(kernel_log "$OUT")" || exit 1
 if [ "$name" = profile ]; then
 	flame_graphs
 	say "$result, and a flame graph of each measurement: $OUT/profile/*.svg"
-else
-	cat "$result"
+	exit
 fi
+compare=()
+[ -z "${BASE:-}" ] || compare=(--base "$OUT/base.json")
+"$PROGRAMS/privmemfd-bench-report" "$result" --svg "$OUT" "${compare[@]}"
+say "$result; pictures: $OUT/*.svg"

@@ -5,18 +5,16 @@
 mod mapped;
 mod measure;
 mod profile;
-mod report;
 
 use std::fs;
-use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Parser;
 
 use measure::{Amount, Bench};
+use privmemfd_bench::report::{Pair, Report, Unit};
 use profile::Profiler;
-use report::{Pair, Report, Unit};
 
 /// Measure what moving and populating private memory costs.
 ///
@@ -36,13 +34,17 @@ struct Cli {
     /// The machine's clock counts instructions, one a nanosecond
     #[arg(long)]
     instructions: bool,
-    /// These only, of populate, request, mapped, core, growth and tdx
+    /// These only, of populate, request, mapped, core, growth, tdx and held
     #[arg(long, value_delimiter = ',', value_name = "WHAT")]
     only: Vec<String>,
     /// Say by function where the instructions go, and write the stacks to files in this folder;
     /// the figures then have the cost of the samples in them
     #[arg(long, value_name = "FOLDER")]
     profile: Option<PathBuf>,
+    /// Measure the pauses alone, with a module that was loaded with this batch=, and add them to the
+    /// figures in the file that --json names
+    #[arg(long, value_name = "BATCH", requires = "json", conflicts_with = "only")]
+    add_pauses: Option<u64>,
     /// Write the figures to this file
     #[arg(long)]
     json: Option<PathBuf>,
@@ -65,7 +67,10 @@ fn run(cli: &Cli) -> anyhow::Result<Report> {
         notes: Vec::new(),
         profiler: cli.profile.clone().map(Profiler::new).transpose()?,
     };
-    let wanted = |what: &str| cli.only.is_empty() || cli.only.iter().any(|only| only == what);
+    let wanted = |what: &str| {
+        let any = cli.only.is_empty() || cli.only.iter().any(|only| only == what);
+        any && cli.add_pauses.is_none()
+    };
     let all: [(&str, Measurement<Pair>); 4] = [
         ("populate", measure::populate),
         ("request", measure::request),
@@ -79,11 +84,18 @@ fn run(cli: &Cli) -> anyhow::Result<Report> {
         }
     }
     let (mut growth, mut tdx) = (Vec::new(), Vec::new());
+    let (mut held, mut pause) = (Vec::new(), Vec::new());
     if wanted("growth") {
         growth = measure::growth(&mut bench)?;
     }
     if wanted("tdx") {
         tdx = measure::tdx(&mut bench)?;
+    }
+    if wanted("held") {
+        held = measure::held(&mut bench)?;
+    }
+    if let Some(batch) = cli.add_pauses {
+        pause = measure::pauses(&mut bench, batch)?;
     }
     let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     Ok(Report {
@@ -93,9 +105,22 @@ fn run(cli: &Cli) -> anyhow::Result<Report> {
         pairs,
         growth,
         tdx,
+        held,
+        pause,
         profiles: bench.profiler.map_or(Ok(Vec::new()), Profiler::report)?,
         notes: bench.notes,
     })
+}
+
+/// Writes the figures; or adds the pauses to those that are there.
+fn write(mut report: Report, path: &Path, add_pauses: bool) -> anyhow::Result<()> {
+    if add_pauses {
+        let mut all: Report = serde_json::from_str(&fs::read_to_string(path)?)?;
+        all.pause.append(&mut report.pause);
+        report = all;
+    }
+    let text = serde_json::to_string_pretty(&report)?;
+    Ok(fs::write(path, text + "\n")?)
 }
 
 fn main() -> ExitCode {
@@ -109,11 +134,8 @@ fn main() -> ExitCode {
     };
     report.print();
     if let Some(path) = &cli.json {
-        let written = serde_json::to_string_pretty(&report)
-            .map_err(io::Error::from)
-            .and_then(|text| fs::write(path, text + "\n"));
-        if let Err(e) = written {
-            eprintln!("privmemfd-bench: cannot write {}: {e}", path.display());
+        if let Err(e) = write(report, path, cli.add_pauses.is_some()) {
+            eprintln!("privmemfd-bench: {}: {e:#}", path.display());
             return ExitCode::FAILURE;
         }
     }

@@ -2,24 +2,29 @@
 //! The measurements. Each skips, with a note, what this machine cannot do.
 
 mod growth;
+mod held;
 mod offline;
+mod pause;
 mod populate;
 mod request;
 mod tdx;
 
 pub use growth::growth;
+pub use held::held;
 pub use offline::offline;
+pub use pause::pauses;
 pub use populate::populate;
 pub use request::{request, request_mapped};
 pub use tdx::tdx;
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use privmemctl::memory::MemoryMap;
+use rustix::time::{clock_gettime, ClockId};
 use selftests::fixtures::{MIB, PAGE};
 
 use crate::profile::Profiler;
-use crate::report::Unit;
+use privmemfd_bench::report::Unit;
 
 /// How much is measured.
 #[derive(Debug, Clone, Copy)]
@@ -81,10 +86,17 @@ impl Bench {
     }
 }
 
+/// For how long this thread has had a CPU: where the clock counts instructions, these are its own and
+/// those of the other CPU in the meantime, if it has anything to do. What it waits for does not count.
+fn cpu_time() -> Duration {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+}
+
 fn timed<T>(work: impl FnOnce() -> anyhow::Result<T>) -> anyhow::Result<(T, Duration)> {
-    let start = Instant::now();
+    let start = cpu_time();
     let value = work()?;
-    Ok((value, start.elapsed()))
+    Ok((value, cpu_time() - start))
 }
 
 /// One nanosecond is one instruction where the clock counts instructions.

@@ -19,7 +19,7 @@ use perf_event::{Builder, SampleFlag, Sampler};
 use privmemfd_ioctls::{Device, Mobility, Options};
 use selftests::fixtures::{MIB, PAGE};
 
-use crate::report::{Function, Profile};
+use privmemfd_bench::report::{Function, Profile};
 use symbols::Symbols;
 
 /// A sample takes some 5,000 itself. A prime, so as not to meet each page at the same place.
@@ -133,54 +133,52 @@ impl Profiler {
             let file = format!("{}.folded", name.replace(['\'', ','], "").replace(' ', "-"));
             fs::write(self.folder.join(file), lines.concat())?;
             let per_sample = worth / samples.pages as f64;
-            reports.push(Profile::new(name, per_sample, &stacks, MOST));
+            reports.push(profile(name, per_sample, &stacks, MOST));
         }
         Ok(reports)
     }
 }
 
-impl Profile {
-    /// From stacks, the outermost function first, and how many instructions of a page a sample is.
-    fn new(
-        name: &'static str,
-        per_sample: f64,
-        stacks: &HashMap<Vec<String>, u64>,
-        most: usize,
-    ) -> Self {
-        let mut costs = HashMap::<&str, (u64, u64)>::new();
-        for (stack, count) in stacks {
-            for (depth, function) in stack.iter().enumerate() {
-                let cost = costs.entry(function).or_default();
-                if depth + 1 == stack.len() {
-                    cost.0 += count;
-                }
-                // Once, also of one that calls itself.
-                if !stack[..depth].contains(function) {
-                    cost.1 += count;
-                }
+/// From stacks, the outermost function first, and how many instructions of a page a sample is.
+fn profile(
+    name: &'static str,
+    per_sample: f64,
+    stacks: &HashMap<Vec<String>, u64>,
+    most: usize,
+) -> Profile {
+    let mut costs = HashMap::<&str, (u64, u64)>::new();
+    for (stack, count) in stacks {
+        for (depth, function) in stack.iter().enumerate() {
+            let cost = costs.entry(function).or_default();
+            if depth + 1 == stack.len() {
+                cost.0 += count;
+            }
+            // Once, also of one that calls itself.
+            if !stack[..depth].contains(function) {
+                cost.1 += count;
             }
         }
-        let mut functions: Vec<_> = costs
-            .into_iter()
-            .filter(|(_, (own, _))| *own > 0)
-            .map(|(function, (own, all))| Function {
-                name: function.into(),
-                own_per_page: own as f64 * per_sample,
-                with_callees_per_page: all as f64 * per_sample,
-            })
-            .collect();
-        functions.sort_by(|a, b| {
-            let order = b.own_per_page.total_cmp(&a.own_per_page);
-            order.then_with(|| a.name.cmp(&b.name))
-        });
-        functions.truncate(most);
-        let samples = stacks.values().sum();
-        Self {
-            name,
-            samples,
-            per_page: samples as f64 * per_sample,
-            functions,
-        }
+    }
+    let mut functions: Vec<_> = costs
+        .into_iter()
+        .filter(|(_, (own, _))| *own > 0)
+        .map(|(function, (own, all))| Function {
+            name: function.into(),
+            own_per_page: own as f64 * per_sample,
+            with_callees_per_page: all as f64 * per_sample,
+        })
+        .collect();
+    functions.sort_by(|a, b| {
+        let order = b.own_per_page.total_cmp(&a.own_per_page);
+        order.then_with(|| a.name.cmp(&b.name))
+    });
+    functions.truncate(most);
+    let samples = stacks.values().sum();
+    Profile {
+        name: name.into(),
+        samples,
+        per_page: samples as f64 * per_sample,
+        functions,
     }
 }
 
@@ -224,7 +222,7 @@ mod tests {
             (stack(&["outer"]), 1),
             (stack(&["outer", "outer"]), 2),
         ]);
-        let profile = Profile::new("x", 10.0, &stacks, 9);
+        let profile = profile("x", 10.0, &stacks, 9);
         assert_eq!((profile.samples, profile.per_page), (6, 60.0));
         let of = |name| {
             let mut all = profile.functions.iter();

@@ -1,28 +1,32 @@
 // SPDX-License-Identifier: GPL-2.0
 //! The figures, as a table and as JSON.
 
-use serde::Serialize;
+use std::borrow::Cow;
+
+use serde::{Deserialize, Serialize};
+
+/// A name.
+pub type Name = Cow<'static, str>;
 
 /// What one unit of the clock is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Unit {
-    /// Instructions that the machine executed, on all its CPUs; where all of them
-    /// wait, the clock goes on to the next timer.
+    /// Instructions that the machine executed, on all its CPUs, while the thread ran.
     Instructions,
     /// Nanoseconds.
     Ns,
 }
 
 /// Two things measured in turn, in units per page.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct Pair {
     /// What is measured.
-    pub name: &'static str,
+    pub name: Name,
     /// Our side.
-    pub ours: &'static str,
+    pub ours: Name,
     /// The other side.
-    pub theirs: &'static str,
+    pub theirs: Name,
     /// Median over the rounds.
     pub ours_per_page: f64,
     /// Median over the rounds.
@@ -41,9 +45,9 @@ impl Pair {
         samples: &[(f64, f64)],
     ) -> Self {
         Self {
-            name,
-            ours,
-            theirs,
+            name: name.into(),
+            ours: ours.into(),
+            theirs: theirs.into(),
             ours_per_page: median(samples.iter().map(|s| s.0)),
             theirs_per_page: median(samples.iter().map(|s| s.1)),
             ratio: median(samples.iter().map(|s| s.0 / s.1)),
@@ -53,10 +57,10 @@ impl Pair {
 }
 
 /// The cost of the same move while something else grows.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct Growth {
     /// What grows.
-    pub what: &'static str,
+    pub what: Name,
     /// How large it is, and units per page of the move then.
     pub points: Vec<(u64, f64)>,
     /// The dearest point by the cheapest one: 1 is flat.
@@ -69,7 +73,7 @@ impl Growth {
         let costs = || points.iter().map(|p| p.1);
         let spread = costs().fold(f64::NAN, f64::max) / costs().fold(f64::NAN, f64::min);
         Self {
-            what,
+            what: what.into(),
             points,
             spread,
         }
@@ -77,23 +81,76 @@ impl Growth {
 }
 
 /// What a TD's page takes of the TDX module.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct Calls {
     /// How pages are moved.
-    pub name: &'static str,
+    pub name: Name,
     /// Pages that moved.
     pub pages: u64,
     /// SEAMCALLs per page.
     pub seamcalls_per_page: f64,
     /// Times per page that vCPUs are made to leave the guest.
     pub kicks_per_page: f64,
+    /// What the emulated TDX module takes of the clock, per page.
+    #[serde(default)]
+    pub module_per_page: f64,
     /// Instructions per page without those that the emulated TDX module takes; it
     /// counts in no other unit.
     pub host_per_page: Option<f64>,
 }
 
+impl Calls {
+    /// Of rounds that move as many pages in the same way, of each figure the one in the middle.
+    ///
+    /// # Panics
+    ///
+    /// There is no round.
+    pub fn median(rounds: Vec<Self>) -> Self {
+        let of = |figure: fn(&Self) -> f64| median(rounds.iter().map(figure));
+        let hosts: Option<Vec<_>> = rounds.iter().map(|round| round.host_per_page).collect();
+        Self {
+            name: rounds[0].name.clone(),
+            pages: rounds[0].pages,
+            seamcalls_per_page: of(|round| round.seamcalls_per_page),
+            kicks_per_page: of(|round| round.kicks_per_page),
+            module_per_page: of(|round| round.module_per_page),
+            host_per_page: hosts.map(|hosts| median(hosts.into_iter())),
+        }
+    }
+}
+
+/// For how long `migrate_folio` is refused, as somebody takes pages out of a file.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct HeldUp {
+    /// What is done.
+    pub what: Name,
+    /// Pages that it is done to.
+    pub pages: u64,
+    /// Units of the longest refusal.
+    pub longest: f64,
+    /// What the whole takes, per page.
+    pub per_page: f64,
+}
+
+/// How long a vCPU waits for a page that moves.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Pause {
+    /// Whose it is.
+    pub vm: Name,
+    /// Pages that move together at most.
+    pub batch: u64,
+    /// Accesses to pages, each of which may have to wait.
+    pub accesses: usize,
+    /// Units, beyond an access while nothing moves: the 99th percentile.
+    pub p99: f64,
+    /// The longest.
+    pub longest: f64,
+    /// Units per page of the move, nobody being in the way; with what the emulated TDX module takes.
+    pub move_per_page: f64,
+}
+
 /// What a function takes.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct Function {
     /// Its name, and the module that it is in.
     pub name: String,
@@ -104,10 +161,10 @@ pub struct Function {
 }
 
 /// Where the instructions of a measurement go.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct Profile {
     /// Of what.
-    pub name: &'static str,
+    pub name: Name,
     /// How often was looked.
     pub samples: u64,
     /// Instructions per page, all together.
@@ -117,7 +174,7 @@ pub struct Profile {
 }
 
 /// All figures of a run.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct Report {
     /// Kernel release.
     pub kernel: String,
@@ -131,8 +188,14 @@ pub struct Report {
     pub growth: Vec<Growth>,
     /// SEAMCALLs.
     pub tdx: Vec<Calls>,
+    /// How long mm is refused.
+    #[serde(default)]
+    pub held: Vec<HeldUp>,
+    /// What a vCPU waits.
+    #[serde(default)]
+    pub pause: Vec<Pause>,
     /// Where the instructions go; empty if nobody asked.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub profiles: Vec<Profile>,
     /// What could not be measured, and why.
     pub notes: Vec<String>,
@@ -181,6 +244,21 @@ impl Report {
                 c.name, c.seamcalls_per_page, c.kicks_per_page
             );
         }
+        for h in &self.held {
+            println!(
+                "{:<42} {} pages: refused for {:.0} {unit} at most, {:.0} per page",
+                h.what, h.pages, h.longest, h.per_page
+            );
+        }
+        for p in &self.pause {
+            println!(
+                "{:<42} {:.0} longest, {:.0} 99th percentile; {:.0} {unit} per page",
+                format!("pause of a {}, batch {}", p.vm, p.batch),
+                p.longest,
+                p.p99,
+                p.move_per_page
+            );
+        }
         for p in &self.profiles {
             println!(
                 "{}: {:.0} {unit} per page, {} samples",
@@ -200,7 +278,15 @@ impl Report {
     }
 }
 
-fn median(values: impl Iterator<Item = f64>) -> f64 {
+/// The value that 99 of 100 do not exceed.
+pub fn p99(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    let nr = (values.len() * 99).div_ceil(100);
+    nr.checked_sub(1).map_or(f64::NAN, |nr| values[nr])
+}
+
+/// The one in the middle.
+pub fn median(values: impl Iterator<Item = f64>) -> f64 {
     let mut values: Vec<f64> = values.collect();
     values.sort_by(f64::total_cmp);
     match values.len() {
@@ -219,6 +305,13 @@ mod tests {
         assert_eq!(median([3.0, 1.0, 2.0].into_iter()), 2.0);
         assert_eq!(median([4.0, 1.0, 2.0, 3.0].into_iter()), 2.5);
         assert!(median(std::iter::empty()).is_nan());
+    }
+
+    #[test]
+    fn one_in_a_hundred_is_above_the_99th_percentile() {
+        assert_eq!(p99((1..=200).map(f64::from).collect()), 198.0);
+        assert_eq!(p99(vec![7.0]), 7.0);
+        assert!(p99(Vec::new()).is_nan());
     }
 
     #[test]

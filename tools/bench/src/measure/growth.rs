@@ -3,13 +3,14 @@
 
 use std::os::fd::AsFd;
 
+use privmemfd_bench::report::Growth;
 use privmemfd_ioctls::{Device, Mobility, Options, PrivMemFd};
-use selftests::fixtures::MIB;
+use selftests::fixtures::{MIB, PAGE};
 use vmm::layout::PRIVATE_BASE;
-use vmm::{Vm, VmType};
+use vmm::{Vcpu, Vm, VmType};
 
+use super::offline::out_of_fullest;
 use super::{per_page, timed, Bench};
-use crate::report::Growth;
 
 /// What is moved.
 const PART: u64 = 8 * MIB;
@@ -17,7 +18,13 @@ const ROUNDS: usize = 3;
 /// MiB of the files.
 const FILES: [u64; 4] = [64, 256, 1024, 3072];
 /// VMs that have nothing to do with the file.
-const VMS: [usize; 3] = [0, 8, 32];
+const VMS: [u64; 4] = [0, 8, 32, 64];
+/// Memslots that the file is in.
+const SLOTS: [u64; 3] = [1, 4, 16];
+/// Files that have pages all over the block that goes offline.
+const SHARERS: [u64; 4] = [1, 4, 16, 64];
+/// Of all the files in a block: more than enough to fill one.
+const BLOCK: u64 = 320 * MIB;
 
 fn cost(fd: &PrivMemFd, size: u64) -> anyhow::Result<f64> {
     // From the middle, and not the first round: that one meets cold caches.
@@ -31,10 +38,25 @@ fn cost(fd: &PrivMemFd, size: u64) -> anyhow::Result<f64> {
     Ok(best)
 }
 
+fn empty(size: u64) -> anyhow::Result<PrivMemFd> {
+    Ok(Device::open()?.create(size, Options::new(Mobility::Movable))?)
+}
+
 fn populated(size: u64) -> anyhow::Result<PrivMemFd> {
-    let fd = Device::open()?.create(size, Options::new(Mobility::Movable))?;
+    let fd = empty(size)?;
     fd.allocate(0..size)?;
     Ok(fd)
+}
+
+fn sizes(bench: &mut Bench) -> anyhow::Result<Growth> {
+    let mut points = Vec::new();
+    for mib in FILES {
+        match populated(mib * MIB) {
+            Ok(fd) => points.push((mib, cost(&fd, mib * MIB)?)),
+            Err(e) => bench.note(format!("no file of {mib} MiB: {e:#}")),
+        }
+    }
+    Ok(Growth::new("moving 8 MiB of a file of n MiB", points))
 }
 
 /// A VM with private memory of its own.
@@ -45,21 +67,13 @@ fn other_vm() -> anyhow::Result<Vm> {
     Ok(vm)
 }
 
-/// The file, and the number of VMs.
-pub fn growth(bench: &mut Bench) -> anyhow::Result<Vec<Growth>> {
-    let mut files = Vec::new();
-    for mib in FILES {
-        match populated(mib * MIB) {
-            Ok(fd) => files.push((mib, cost(&fd, mib * MIB)?)),
-            Err(e) => bench.note(format!("no file of {mib} MiB: {e:#}")),
-        }
-    }
+fn beside_vms(bench: &mut Bench) -> anyhow::Result<Growth> {
     let size = FILES[0] * MIB;
     let fd = populated(size)?;
     let mut vms = Vec::new();
     let mut points = Vec::new();
     'more: for count in VMS {
-        while vms.len() < count {
+        while (vms.len() as u64) < count {
             match other_vm() {
                 Ok(vm) => vms.push(vm),
                 Err(e) => {
@@ -68,10 +82,106 @@ pub fn growth(bench: &mut Bench) -> anyhow::Result<Vec<Growth>> {
                 }
             }
         }
-        points.push((count as u64, cost(&fd, size)?));
+        points.push((count, cost(&fd, size)?));
     }
+    Ok(Growth::new("the same with n VMs beside", points))
+}
+
+/// A guest that has mapped all its memory, which is in so many memslots.
+fn in_slots(fd: &PrivMemFd, size: u64, count: u64) -> anyhow::Result<(Vm, Vcpu)> {
+    let vm = Vm::new(VmType::SwProtected)?;
+    let part = size / count;
+    for nr in 0..count {
+        let at = PRIVATE_BASE + nr * part;
+        vm.bind_private(nr as u32 + 1, at..at + part, fd.as_fd(), nr * part)?;
+    }
+    let vcpu = vm.vcpu(0)?;
+    vcpu.prefault(PRIVATE_BASE..PRIVATE_BASE + size)?;
+    Ok((vm, vcpu))
+}
+
+fn memslots() -> anyhow::Result<Growth> {
+    let mut points = Vec::new();
+    for count in SLOTS {
+        let fd = populated(PART)?;
+        let (_vm, vcpu) = in_slots(&fd, PART, count)?;
+        let mut best = f64::INFINITY;
+        for _ in 0..ROUNDS {
+            let (moved, took) = timed(|| Ok(fd.move_range(0..PART, None)?))?;
+            best = best.min(per_page(took, moved));
+            vcpu.prefault(PRIVATE_BASE..PRIVATE_BASE + PART)?;
+        }
+        points.push((count, best));
+    }
+    Ok(Growth::new("moving 8 MiB in n memslots, mapped", points))
+}
+
+/// Free memory is in runs of at most so many pages: 0 is as it comes.
+fn fragmented() -> anyhow::Result<Growth> {
+    let fd = populated(PART)?;
+    let mut points = vec![(0, cost(&fd, PART)?)];
+    // Each other page of what takes a good part of all memory.
+    let comb = populated(2048 * MIB)?;
+    for at in (0..2048 * MIB).step_by(2 * PAGE as usize) {
+        comb.punch_hole(at..at + PAGE)?;
+    }
+    let rest = populated(1536 * MIB)?;
+    points.push((1, cost(&fd, PART)?));
+    drop((comb, rest));
+    Ok(Growth::new(
+        "the same, free memory in pieces of n pages",
+        points,
+    ))
+}
+
+/// Files that have their pages in turn.
+fn sharers(count: u64) -> anyhow::Result<Vec<PrivMemFd>> {
+    let size = BLOCK / count;
+    let files = (0..count)
+        .map(|_| empty(size))
+        .collect::<Result<Vec<_>, _>>()?;
+    const TURN: u64 = 16 * PAGE;
+    for at in (0..size).step_by(TURN as usize) {
+        for fd in &files {
+            fd.allocate(at..(at + TURN).min(size))?;
+        }
+    }
+    Ok(files)
+}
+
+fn files_in_block(bench: &mut Bench) -> anyhow::Result<Growth> {
+    let mut points = Vec::new();
+    let mut refused = Vec::new();
+    for count in SHARERS {
+        let files = sharers(count)?;
+        let pfns = || {
+            let mut all = Vec::new();
+            for fd in &files {
+                all.extend(fd.pages(0..BLOCK / count)?);
+            }
+            Ok(all)
+        };
+        match out_of_fullest(
+            bench,
+            "memory offline, our pages",
+            pfns,
+            false,
+            &mut refused,
+        )? {
+            Some(cost) => points.push((count, cost)),
+            None => bench.note(format!("no block with pages of {count} files goes offline")),
+        }
+    }
+    Ok(Growth::new("a page of a block with n files", points))
+}
+
+/// What may grow without a page costing more.
+pub fn growth(bench: &mut Bench) -> anyhow::Result<Vec<Growth>> {
     Ok(vec![
-        Growth::new("moving 8 MiB of a file of n MiB", files),
-        Growth::new("the same with n VMs beside", points),
+        sizes(bench)?,
+        beside_vms(bench)?,
+        memslots()?,
+        files_in_block(bench)?,
+        fragmented()?,
     ])
 }

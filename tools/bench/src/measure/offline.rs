@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Moves by the core: a memory block goes offline.
 
+use std::fs;
 use std::time::Duration;
+
+use anyhow::Context;
 
 use privmemctl::memory::{Block, MemoryMap};
 use privmemfd_ioctls::{Device, Mobility, Options};
@@ -9,7 +12,7 @@ use selftests::fixtures::MIB;
 
 use super::{per_page, timed, Bench};
 use crate::mapped::Mapped;
-use crate::report::Pair;
+use privmemfd_bench::report::Pair;
 
 /// Enough to fill a memory block.
 const SIZE: u64 = 320 * MIB;
@@ -33,34 +36,74 @@ pub fn take_offline(block: &Block) -> anyhow::Result<Duration> {
     Ok(took)
 }
 
-/// Takes a block with so many pages offline and back; says how long the former took.
+/// Pages that mm has moved: ours leave a block before it comes to them.
+fn moved_by_mm() -> anyhow::Result<u64> {
+    let text = fs::read_to_string("/proc/vmstat")?;
+    let line = text
+        .lines()
+        .find_map(|l| l.strip_prefix("pgmigrate_success "));
+    line.context("no pgmigrate_success in /proc/vmstat")?
+        .parse()
+        .context("pgmigrate_success")
+}
+
+/// What taking a block offline took, with nothing but the pages that are asked for in it.
+pub struct Emptied {
+    /// How long.
+    pub took: Duration,
+    /// Pages that were in it beside those, more than can be left out of account.
+    pub others: Option<u64>,
+}
+
+/// Takes a block offline and back that has so many of the pages that are measured; `by_mm`: mm moves
+/// these.
 pub fn empty(
     bench: &mut Bench,
     name: &'static str,
     block: &Block,
     pages: u64,
-) -> anyhow::Result<Duration> {
+    by_mm: bool,
+) -> anyhow::Result<Emptied> {
+    let before = moved_by_mm()?;
     let work = || Ok(block.set_state("offline")?);
     let ((), took) = bench.profiled(name, |()| pages, work)?;
+    let others = moved_by_mm()? - before;
     block.set_state("online_movable")?;
-    Ok(took)
+    let others = if by_mm {
+        others.saturating_sub(pages)
+    } else {
+        others
+    };
+    Ok(Emptied {
+        took,
+        others: (others > pages / 50).then_some(others),
+    })
 }
 
 /// Cost of a page that leaves the fullest block, beyond what the block costs when
 /// the pages are away.
-fn beyond_empty(
+pub fn out_of_fullest(
     bench: &mut Bench,
     name: &'static str,
     pfns: impl Fn() -> anyhow::Result<Vec<Option<u64>>>,
+    by_mm: bool,
     refused: &mut Vec<u64>,
 ) -> anyhow::Result<Option<f64>> {
     while let Some((block, pages)) = fullest(&pfns()?, refused)? {
-        let Ok(full) = empty(bench, name, &block, pages) else {
-            refused.push(block.index);
-            continue;
-        };
-        let without = take_offline(&block)?;
-        return Ok(Some(per_page(full.saturating_sub(without), pages)));
+        match empty(bench, name, &block, pages, by_mm) {
+            Err(_) => refused.push(block.index),
+            // They are somewhere else now.
+            Ok(Emptied {
+                others: Some(others),
+                ..
+            }) => bench.note(format!(
+                "{name}: a block with {pages} pages, and {others} of others, was left out"
+            )),
+            Ok(Emptied { took, .. }) => {
+                let without = take_offline(&block)?;
+                return Ok(Some(per_page(took.saturating_sub(without), pages)));
+            }
+        }
     }
     Ok(None)
 }
@@ -72,18 +115,20 @@ pub fn offline(bench: &mut Bench) -> anyhow::Result<Vec<Pair>> {
     for _ in 0..bench.amount.rounds.min(3) {
         let ours = Device::open()?.create(SIZE, Options::new(Mobility::Movable))?;
         ours.allocate(0..SIZE)?;
-        let cost = beyond_empty(
+        let cost = out_of_fullest(
             bench,
             "memory offline, our pages",
             || Ok(ours.pages(0..SIZE)?),
+            false,
             &mut refused,
         )?;
         drop(ours);
         let theirs = Mapped::new(SIZE)?;
-        let other = beyond_empty(
+        let other = out_of_fullest(
             bench,
             "memory offline, a mapped memfd's",
             || theirs.pfns(),
+            true,
             &mut refused,
         )?;
         let (Some(cost), Some(other)) = (cost, other) else {

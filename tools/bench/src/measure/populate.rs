@@ -9,7 +9,7 @@ use rustix::fs::FallocateFlags;
 use vmm::{Vm, VmType};
 
 use super::{per_page, timed, Bench};
-use crate::report::Pair;
+use privmemfd_bench::report::Pair;
 
 /// fallocate of a new file, ours and KVM's own.
 pub fn populate(bench: &mut Bench) -> anyhow::Result<Vec<Pair>> {

@@ -10,7 +10,7 @@ use vmm::{Vcpu, Vm, VmType};
 
 use super::{per_page, timed, two_nodes, Bench};
 use crate::mapped::Mapped;
-use crate::report::Pair;
+use privmemfd_bench::report::Pair;
 
 const THEIRS: &str = "move_pages(2) of a mapped memfd";
 
