@@ -55,7 +55,7 @@ fn try_clear(block: &mut Residents<'_, PrivMem>) -> Result {
         while let Some(first) = rest.first().copied() {
             let of_first = gather(rest, &first);
             let (of_one, others) = rest.split_at_mut(of_first);
-            of_one.chunks_mut(BATCH).for_each(order);
+            of_one.chunks_mut(batch()).for_each(order);
             // The first that tells whose they are.
             if let Some(file) = of_one.iter().find_map(|page| block.file(page)) {
                 clear_of(&file, of_one, block)?;
