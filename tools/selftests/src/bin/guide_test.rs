@@ -26,10 +26,10 @@ const OPERATIONS: &str = include_str!("../../../../Documentation/operations.rst"
 const MAKEFILE: &str = include_str!("../../../../Makefile");
 
 /// What the guide calls the machine's things.
-const BLOCK: &str = "memory46";
-const ADDRESS: &str = "0x170000000";
-const PINNED_BLOCK: &str = "memory17";
-const PID: &str = "4711";
+const BLOCK: &str = "memory47";
+const ADDRESS: &str = "0x179bf1000";
+const PINNED_BLOCK: &str = "memory34";
+const PID: &str = "538";
 
 const SIZE: u64 = 48 * MIB;
 
