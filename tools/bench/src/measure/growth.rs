@@ -161,13 +161,7 @@ fn files_in_block(bench: &mut Bench) -> anyhow::Result<Growth> {
             }
             Ok(all)
         };
-        match out_of_fullest(
-            bench,
-            "memory offline, our pages",
-            pfns,
-            false,
-            &mut refused,
-        )? {
+        match out_of_fullest(bench, "memory offline, our pages", pfns, &mut refused)? {
             Some(cost) => points.push((count, cost)),
             None => bench.note(format!("no block with pages of {count} files goes offline")),
         }
@@ -177,11 +171,14 @@ fn files_in_block(bench: &mut Bench) -> anyhow::Result<Growth> {
 
 /// What may grow without a page costing more.
 pub fn growth(bench: &mut Bench) -> anyhow::Result<Vec<Growth>> {
-    Ok(vec![
+    let mut all = vec![
         sizes(bench)?,
         beside_vms(bench)?,
         memslots()?,
         files_in_block(bench)?,
         fragmented()?,
-    ])
+    ];
+    // A note says what could not be measured.
+    all.retain(|g| !g.points.is_empty());
+    Ok(all)
 }

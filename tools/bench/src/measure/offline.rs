@@ -36,7 +36,7 @@ pub fn take_offline(block: &Block) -> anyhow::Result<Duration> {
     Ok(took)
 }
 
-/// Pages that mm has moved: ours leave a block before it comes to them.
+/// Pages that mm has moved.
 fn moved_by_mm() -> anyhow::Result<u64> {
     let text = fs::read_to_string("/proc/vmstat")?;
     let line = text
@@ -55,25 +55,20 @@ pub struct Emptied {
     pub others: Option<u64>,
 }
 
-/// Takes a block offline and back that has so many of the pages that are measured; `by_mm`: mm moves
-/// these.
+/// Takes a block offline and back that has so many of the pages that are measured.
 pub fn empty(
     bench: &mut Bench,
     name: &'static str,
     block: &Block,
     pages: u64,
-    by_mm: bool,
 ) -> anyhow::Result<Emptied> {
     let before = moved_by_mm()?;
     let work = || Ok(block.set_state("offline")?);
     let ((), took) = bench.profiled(name, |()| pages, work)?;
-    let others = moved_by_mm()? - before;
+    let by_mm = moved_by_mm()? - before;
     block.set_state("online_movable")?;
-    let others = if by_mm {
-        others.saturating_sub(pages)
-    } else {
-        others
-    };
+    // It has moved these, or they have left before it came.
+    let others = by_mm.checked_sub(pages).unwrap_or(by_mm);
     Ok(Emptied {
         took,
         others: (others > pages / 50).then_some(others),
@@ -86,11 +81,10 @@ pub fn out_of_fullest(
     bench: &mut Bench,
     name: &'static str,
     pfns: impl Fn() -> anyhow::Result<Vec<Option<u64>>>,
-    by_mm: bool,
     refused: &mut Vec<u64>,
 ) -> anyhow::Result<Option<f64>> {
     while let Some((block, pages)) = fullest(&pfns()?, refused)? {
-        match empty(bench, name, &block, pages, by_mm) {
+        match empty(bench, name, &block, pages) {
             Err(_) => refused.push(block.index),
             // They are somewhere else now.
             Ok(Emptied {
@@ -119,7 +113,6 @@ pub fn offline(bench: &mut Bench) -> anyhow::Result<Vec<Pair>> {
             bench,
             "memory offline, our pages",
             || Ok(ours.pages(0..SIZE)?),
-            false,
             &mut refused,
         )?;
         drop(ours);
@@ -128,7 +121,6 @@ pub fn offline(bench: &mut Bench) -> anyhow::Result<Vec<Pair>> {
             bench,
             "memory offline, a mapped memfd's",
             || theirs.pfns(),
-            true,
             &mut refused,
         )?;
         let (Some(cost), Some(other)) = (cost, other) else {

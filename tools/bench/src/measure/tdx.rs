@@ -96,7 +96,7 @@ fn offline_once(bench: &mut Bench) -> anyhow::Result<Option<Calls>> {
     for (block, pages) in blocks {
         clear_counters();
         let before = kicks()?;
-        let Ok(emptied) = empty(bench, OFFLINE, &block, pages, false) else {
+        let Ok(emptied) = empty(bench, OFFLINE, &block, pages) else {
             continue;
         };
         if emptied.others.is_some() {
