@@ -78,7 +78,7 @@ impl Counters {
             holds: ours("tdx_holds")?,
             injected_faults: 0,
             rollbacks: ours("tdx_rollbacks")?,
-            leaked_pages: ours("tdx_pages_leaked")?,
+            leaked_pages: ours("tdx_pages_kept")?,
         })
     }
 
@@ -96,7 +96,7 @@ impl Counters {
             holds: self.holds - from.holds,
             injected_faults: self.injected_faults,
             rollbacks: self.rollbacks - from.rollbacks,
-            leaked_pages: self.leaked_pages - from.leaked_pages,
+            leaked_pages: self.leaked_pages.saturating_sub(from.leaked_pages),
         }
     }
 
