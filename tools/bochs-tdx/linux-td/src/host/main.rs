@@ -30,6 +30,9 @@ const LAST_ROUND: Duration = Duration::from_secs(120);
 const BEAT: Duration = Duration::from_secs(2);
 /// What there is instead of a verdict if no more than the firmware was to run.
 const FIRMWARE: &str = "firmware";
+/// Pages that the module keeps until the TD is gone: none, while the TDX module does what it
+/// is asked for, or is busy.
+const KEPT: &str = "/sys/kernel/debug/privmemfd/tdx_pages_kept";
 const FAULT_PLAN: &str = "/sys/module/tdxfaults/parameters/plan";
 /// Busy locks, and pages that the module does not take: the module says no before it has
 /// done anything, so each is tried again or given up.
@@ -129,6 +132,12 @@ impl Show {
             return Ok(());
         }
         self.last = Instant::now();
+        let kept = fs::read_to_string(KEPT).unwrap_or_default();
+        ensure!(
+            matches!(kept.trim(), "" | "0"),
+            "{} pages cannot be taken back from the TDX module",
+            kept.trim()
+        );
         let now = self.counters()?;
         let (done, wrong) = {
             let said = self.guest.said();
