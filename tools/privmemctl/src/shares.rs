@@ -7,9 +7,6 @@ use privmemfd_ioctls::{Error, PrivMemFd, Stat, PAGE_SIZE};
 
 use crate::owners::Owner;
 
-/// Bytes whose frames are asked for at a time.
-const PART: u64 = 1 << 30;
-
 /// Pages of a file with their frames, in the order of the file.
 pub type FilePages = Vec<(u64, u64)>;
 
@@ -55,20 +52,8 @@ impl OpenFile {
 
     /// Its pages that lie in one of these ranges of frames: page of the file, and frame.
     pub fn pages_in(&self, frames: &[Range<u64>]) -> Result<FilePages, Error> {
-        let mut found = Vec::new();
-        let mut start = 0;
-        while start < self.stat.size {
-            let end = self.stat.size.min(start + PART);
-            let pages = self.file.pages(start..end)?;
-            for (page, frame) in (start / PAGE_SIZE..).zip(pages) {
-                if let Some(frame) = frame {
-                    if frames.iter().any(|r| r.contains(&frame)) {
-                        found.push((page, frame));
-                    }
-                }
-            }
-            start = end;
-        }
+        let mut found = self.file.resident()?;
+        found.retain(|(_, frame)| frames.iter().any(|r| r.contains(frame)));
         Ok(found)
     }
 }

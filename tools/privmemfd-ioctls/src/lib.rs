@@ -39,6 +39,8 @@ pub const LINK: &str = "anon_inode:[privmemfd]";
 pub const GUEST_MEMFD_FLAG_MOVABLE: u64 = 1 << 30;
 /// Bytes in the pages that a privmemfd is made of.
 pub const PAGE_SIZE: u64 = 4096;
+/// Bytes that [`PrivMemFd::resident`] looks at in one call.
+const RESIDENT_STEP: u64 = 1 << 30;
 
 /// Whether the host may move the pages of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -210,6 +212,23 @@ impl PrivMemFd {
             .into_iter()
             .map(|pfn| (pfn != sys::PFN_NONE).then_some(pfn))
             .collect())
+    }
+
+    /// All pages that have memory: page of the file, and page frame number. Looks at a GiB at
+    /// a time and ends with the last of them, for a file may be larger than any memory.
+    pub fn resident(&self) -> Result<Vec<(u64, u64)>, Error> {
+        let mut found = Vec::new();
+        for start in (0..).step_by(RESIDENT_STEP as usize) {
+            // Anew each time: pages come and go.
+            let stat = self.stat()?;
+            if start >= stat.size || found.len() as u64 >= stat.pages {
+                break;
+            }
+            let pages = self.pages(start..stat.size.min(start + RESIDENT_STEP))?;
+            let numbered = (start / PAGE_SIZE..).zip(pages);
+            found.extend(numbered.filter_map(|(page, frame)| Some((page, frame?))));
+        }
+        Ok(found)
     }
 
     /// Moves the pages in a range of bytes to a node, or to any new place.

@@ -87,11 +87,12 @@ pub fn run(args: &Args, out: &mut Out) -> anyhow::Result<End> {
 fn look(map: &MemoryMap, files: &[(Owner, PrivMemFd)]) -> anyhow::Result<Vec<Row>> {
     let row = |(owner, file): &(Owner, PrivMemFd)| {
         let stat = file.stat()?;
+        let frames = file.resident()?.into_iter().map(|(_, frame)| Some(frame));
         Ok(Row {
             owner: owner.clone(),
             size: stat.size,
             pages: stat.pages,
-            blocks: map.count(&file.pages(0..stat.size)?),
+            blocks: map.count(&frames.collect::<Vec<_>>()),
             stat,
         })
     };

@@ -71,6 +71,16 @@ fn where_draws_every_page() {
     }
 }
 
+/// A VMM may make a file that is larger than any memory.
+fn sparse_files_are_looked_at_where_they_have_pages() {
+    let file = movable(1 << 46);
+    file.allocate(0..3 * PAGE).unwrap();
+    let start = Instant::now();
+    let text = says(&format!("where --pid {}", std::process::id()));
+    assert!(text.contains("64.0 TiB, 3 pages"), "{text}");
+    assert!(start.elapsed() < PATIENCE, "took {:?}", start.elapsed());
+}
+
 fn move_moves_what_it_was_told() {
     let (first, second) = two_nodes();
     let holder = Holder::new("--size 4M");
@@ -347,6 +357,7 @@ fn main() -> ExitCode {
         "list shows every file with its owner" => list_shows_every_file,
         "stat prints the counters as JSON" => stat_is_json,
         "where draws every page" => where_draws_every_page,
+        "where looks at a sparse file where it has pages" => sparse_files_are_looked_at_where_they_have_pages,
         "move moves the range it was told, to the node it was told" => move_moves_what_it_was_told,
         "move tells what did not move and why" => move_tells_what_did_not_move,
         "move tells what was there already" => move_tells_what_was_there,
