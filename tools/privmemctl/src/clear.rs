@@ -164,7 +164,9 @@ pub fn clear(
                     result?;
                 }
             }
-            done.failed += done.last.stuck.get(&Obstacle::Poison).copied().unwrap_or(0);
+            // A page that a round has lost may be there still in the next: it is the same.
+            let failed = done.last.stuck.get(&Obstacle::Poison).copied().unwrap_or(0);
+            done.failed = done.failed.max(failed);
             if !done.last.stuck.contains_key(&Obstacle::NoMemory) {
                 break;
             }
