@@ -134,6 +134,7 @@ pub fn clear(
     let begun = Instant::now();
     let mut done = Cleared::default();
     let mut total = None;
+    let mut lost = BTreeSet::new();
     loop {
         let there = movable_there(places)?;
         let left: u64 = there.iter().map(|(_, pages)| pages.len() as u64).sum();
@@ -156,6 +157,14 @@ pub fn clear(
                     let moved = done.last.moved;
                     let result = evacuate(&file.file, part, Some(*node), &mut done.last);
                     done.moved += done.last.moved - moved;
+                    // One that a round has lost may be there still in the next: it is the same.
+                    let ino = file.owners[0].ino;
+                    lost.extend(
+                        std::mem::take(&mut done.last.lost)
+                            .into_iter()
+                            .map(|at| (ino, at)),
+                    );
+                    done.failed = lost.len() as u64;
                     progress(Progress {
                         moved: done.moved,
                         total,
@@ -164,9 +173,6 @@ pub fn clear(
                     result?;
                 }
             }
-            // A page that a round has lost may be there still in the next: it is the same.
-            let failed = done.last.stuck.get(&Obstacle::Poison).copied().unwrap_or(0);
-            done.failed = done.failed.max(failed);
             if !done.last.stuck.contains_key(&Obstacle::NoMemory) {
                 break;
             }

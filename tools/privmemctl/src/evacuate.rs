@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Moves on request, and what came of them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::ops::Range;
 
@@ -23,15 +23,23 @@ pub struct Tally {
     pub there: u64,
     /// Pages that have not moved, by reason.
     pub stuck: BTreeMap<Obstacle, u64>,
+    /// Offsets of those whose memory has failed: they leave their file, but are not gone at once.
+    pub lost: BTreeSet<u64>,
 }
 
 impl Tally {
-    fn add(&mut self, moved: u64, pages: &[PageStatus]) {
+    /// What became of the pages from offset `start` on.
+    fn add(&mut self, start: u64, moved: u64, pages: &[PageStatus]) {
         let mut on = 0;
-        for page in pages {
+        for (offset, page) in (start..).step_by(PAGE_SIZE as usize).zip(pages) {
             match page {
                 PageStatus::On(_) => on += 1,
-                PageStatus::Stuck(why) => *self.stuck.entry(*why).or_default() += 1,
+                PageStatus::Stuck(why) => {
+                    *self.stuck.entry(*why).or_default() += 1;
+                    if *why == Obstacle::Poison {
+                        self.lost.insert(offset);
+                    }
+                }
                 PageStatus::Empty | PageStatus::Untold => {}
             }
         }
@@ -85,7 +93,7 @@ fn by_parts(
         } else {
             Vec::new()
         };
-        tally.add(moved, &pages);
+        tally.add(start, moved, &pages);
         result.map(|()| again)
     };
     let mut start = range.start;
@@ -194,6 +202,7 @@ mod tests {
     fn the_text_says_what_moved_and_what_did_not() {
         let mut tally = Tally::default();
         tally.add(
+            0,
             1,
             &[
                 PageStatus::On(1),
@@ -207,5 +216,6 @@ mod tests {
             "1 pages moved\n1 were on node 1\n1 did not move: their memory has failed\n"
         );
         assert_eq!(tally.not_moved(), 1);
+        assert!(tally.lost.iter().eq([&(3 * PAGE_SIZE)]));
     }
 }
