@@ -5,6 +5,7 @@ use std::path::Path;
 
 use plotters::coord::Shift;
 use plotters::prelude::*;
+use privmemctl::draw::number;
 
 use crate::report::{Growth, Pair, Pause, Report};
 
@@ -15,12 +16,9 @@ const GRAY: RGBColor = RGBColor(150, 150, 150);
 
 type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 
-/// A number with its thousands apart.
+/// A figure, as people read it.
 fn grouped(n: f64) -> String {
-    let digits = format!("{n:.0}");
-    let groups = digits.as_bytes().rchunks(3).rev();
-    let groups: Vec<_> = groups.map(String::from_utf8_lossy).collect();
-    groups.join(",")
+    number(n.round() as u64)
 }
 
 fn area(path: &Path, height: u32) -> anyhow::Result<Area<'_>> {
@@ -186,15 +184,4 @@ pub fn draw(report: &Report, folder: &Path) -> anyhow::Result<()> {
         pauses(&report.pause, &folder.join("pause.svg"))?;
     }
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn thousands_are_apart() {
-        assert_eq!(grouped(999.4), "999");
-        assert_eq!(grouped(1_234_567.0), "1,234,567");
-    }
 }

@@ -5,6 +5,7 @@ use std::ops::Range;
 use std::path::Path;
 
 use plotters::prelude::*;
+use privmemctl::draw::number;
 
 use crate::relocate::{Result, Sample};
 
@@ -42,14 +43,6 @@ const PANELS: [Panel; 4] = [
     },
 ];
 
-/// A number with its thousands apart.
-fn grouped(n: u64) -> String {
-    let digits = n.to_string();
-    let groups = digits.as_bytes().rchunks(3).rev();
-    let groups: Vec<_> = groups.map(String::from_utf8_lossy).collect();
-    groups.join(",")
-}
-
 /// The values of an axis, with some air, so that a flat line is one.
 fn scale(values: impl Iterator<Item = u64> + Clone) -> Range<u64> {
     let low = values.clone().min().unwrap_or(0);
@@ -69,8 +62,8 @@ pub fn draw(result: &Result, path: &Path) -> anyhow::Result<()> {
     root.fill(&WHITE)?;
     let title = format!(
         "{} pages moved by the software backend, then {} by the TDX module",
-        grouped(result.software),
-        grouped(result.tdx)
+        number(result.software),
+        number(result.tdx)
     );
     let area = root.titled(&title, ("sans-serif", 18))?;
     let last = result.samples.last().map_or(1, |s| s.moved.max(1));
@@ -87,8 +80,8 @@ pub fn draw(result: &Result, path: &Path) -> anyhow::Result<()> {
             .configure_mesh()
             .x_desc("pages moved")
             .y_desc(panel.unit)
-            .x_label_formatter(&|n| grouped(*n))
-            .y_label_formatter(&|n| grouped(*n))
+            .x_label_formatter(&|n| number(*n))
+            .y_label_formatter(&|n| number(*n))
             .y_labels(5)
             .light_line_style(TRANSPARENT)
             .draw()?;
@@ -114,13 +107,6 @@ pub fn draw(result: &Result, path: &Path) -> anyhow::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn thousands_are_apart() {
-        assert_eq!(grouped(0), "0");
-        assert_eq!(grouped(999), "999");
-        assert_eq!(grouped(1_048_576), "1,048,576");
-    }
 
     #[test]
     fn a_flat_line_has_a_scale() {
