@@ -96,7 +96,7 @@ impl Counters {
             holds: self.holds - from.holds,
             injected_faults: self.injected_faults,
             rollbacks: self.rollbacks - from.rollbacks,
-            leaked_pages: self.leaked_pages.saturating_sub(from.leaked_pages),
+            leaked_pages: self.leaked_pages - from.leaked_pages,
         }
     }
 
