@@ -17,6 +17,7 @@ use vmm::layout::PRIVATE_BASE;
 use vmm::{Crew, Exit, Job, Progress, Vcpu, Vm, VmType};
 
 use crate::ktap::{note, skip};
+use crate::stuck;
 
 /// Size of [`ballast`]: more than two memory blocks.
 const BALLAST: u64 = 272 << 20;
@@ -241,7 +242,8 @@ impl Guest {
             ..self.job.clone()
         };
         let crew = Crew::start(&self.vm, std::mem::take(&mut self.vcpus), &job).unwrap();
-        let (vcpus, progress) = crew.finish(PATIENCE).unwrap();
+        let end = crew.finish(PATIENCE);
+        let (vcpus, progress) = end.unwrap_or_else(|e| panic!("{e}\n{}", stuck::describe()));
         self.vcpus = vcpus;
         assert_eq!(progress.mismatches, 0, "wrong content: {progress:x?}");
         progress
@@ -284,6 +286,16 @@ pub fn done(exit: Exit) -> u64 {
     match exit {
         Exit::Done(value) => value,
         other => panic!("unexpected exit {other:?}"),
+    }
+}
+
+/// Panics, and tells what everybody is at, unless vCPUs do two more rounds or leave by
+/// themselves, which whoever ends them looks at.
+#[track_caller]
+pub fn go_on(rounds: impl Fn() -> u64, any_left: impl Fn() -> bool) {
+    let goal = rounds() + 2;
+    if !wait_for(PATIENCE, || rounds() >= goal || any_left()) {
+        panic!("the guest hangs\n{}", stuck::describe());
     }
 }
 

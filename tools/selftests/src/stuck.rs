@@ -18,6 +18,8 @@ struct Task {
     name: String,
     state: char,
     parent: u32,
+    /// The processor that it runs on, or is to run on.
+    cpu: u32,
     /// Of user and kernel mode, in clock ticks.
     ticks: (u64, u64),
     stack: String,
@@ -35,6 +37,7 @@ impl Task {
             name: name.into(),
             state: fields.first()?.chars().next()?,
             parent: fields.get(1)?.parse().ok()?,
+            cpu: fields.get(36)?.parse().ok()?,
             ticks: (fields.get(11)?.parse().ok()?, fields.get(12)?.parse().ok()?),
             stack: fs::read_to_string(path.join("stack")).unwrap_or_default(),
         })
@@ -57,6 +60,23 @@ fn tasks() -> Vec<Task> {
         .collect()
 }
 
+/// What wakes a CPU: its timer and the others' calls. One that gets none of them has been
+/// forgotten, and who is to run there waits for ever.
+fn interrupts() -> String {
+    let counts = fs::read_to_string("/proc/interrupts").unwrap_or_default();
+    let wakes = |line: &&str| {
+        let name = line.trim_start();
+        ["LOC:", "RES:", "CAL:", "TLB:"]
+            .iter()
+            .any(|kind| name.starts_with(kind))
+    };
+    counts
+        .lines()
+        .filter(wakes)
+        .map(|line| format!("    {line}\n"))
+        .collect()
+}
+
 /// Two looks at every thread that is not the kernel's, and at those of the kernel that run
 /// or cannot be interrupted.
 pub fn describe() -> String {
@@ -64,11 +84,12 @@ pub fn describe() -> String {
     for look in 1..=2 {
         for task in tasks().iter().filter(|task| task.is_of_interest()) {
             text += &format!(
-                "look {look}: {} {} state {}, ticks {} user, {} kernel\n",
-                task.id, task.name, task.state, task.ticks.0, task.ticks.1
+                "look {look}: {} {} state {}, CPU {}, ticks {} user, {} kernel\n",
+                task.id, task.name, task.state, task.cpu, task.ticks.0, task.ticks.1
             );
             text.extend(task.stack.lines().map(|line| format!("    {line}\n")));
         }
+        text += &format!("look {look}: interrupts of each CPU\n{}", interrupts());
         if look == 1 {
             thread::sleep(BETWEEN);
         }
@@ -85,5 +106,16 @@ mod tests {
         let id = std::process::id().to_string();
         let task = tasks().into_iter().find(|task| task.id == id).unwrap();
         assert!(task.is_of_interest() && !task.name.is_empty() && "RSD".contains(task.state));
+        assert!(task.cpu < 4096, "CPU {}", task.cpu);
+    }
+
+    #[test]
+    fn what_wakes_a_cpu_is_told() {
+        let text = describe();
+        assert_eq!(
+            text.matches("    LOC:").count() + text.matches("     LOC:").count(),
+            2,
+            "{text}"
+        );
     }
 }

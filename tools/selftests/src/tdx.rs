@@ -11,7 +11,7 @@ use std::thread::{self, JoinHandle};
 use privmemfd_ioctls::PrivMemFd;
 use tdhost::{Command, Device, Report, SeptState, Td};
 
-use crate::fixtures::{movable, wait_for, PAGE, PATIENCE};
+use crate::fixtures::{go_on, movable, PAGE};
 use crate::ktap::skip;
 
 const EMULATOR: &str = "/sys/kernel/debug/tdxemu";
@@ -322,9 +322,7 @@ impl Crew {
     /// Panics unless the vCPUs get further.
     #[track_caller]
     pub fn goes_on(&self) {
-        let goal = self.rounds() + 2;
-        let on = wait_for(PATIENCE, || self.rounds() >= goal || self.any_left());
-        assert!(on, "the guest hangs");
+        go_on(|| self.rounds(), || self.any_left());
     }
 
     /// Whether a vCPU has ended.

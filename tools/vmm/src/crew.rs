@@ -12,7 +12,7 @@ use vm_memory::MmapRegion;
 
 use crate::guest::{Control, Entry, Field, ONCE, VERIFY};
 use crate::layout::MAX_VCPUS;
-use crate::vcpu::{Exit, Vcpu};
+use crate::vcpu::{Exit, Kick, Vcpu};
 use crate::vm::Vm;
 
 /// What the vCPUs of a crew do.
@@ -86,6 +86,8 @@ pub struct Progress {
 
 /// How long a vCPU may take to see that it has to stop.
 const TO_STOP: Duration = Duration::from_secs(20);
+/// How long KVM may take to bring back one that does not.
+const TO_LEAVE: Duration = Duration::from_secs(5);
 
 /// vCPUs in threads; stops them when dropped.
 #[derive(Debug)]
@@ -95,6 +97,7 @@ pub struct Crew {
     faults: Arc<AtomicU64>,
     leave: Arc<AtomicBool>,
     threads: Vec<JoinHandle<(Vcpu, io::Result<Exit>)>>,
+    kicks: Vec<Kick>,
 }
 
 impl Crew {
@@ -108,6 +111,7 @@ impl Crew {
             faults: Arc::default(),
             leave: Arc::default(),
             threads: Vec::new(),
+            kicks: vcpus.iter().map(Vcpu::kick).collect(),
         };
         for id in 0..count {
             let c = crew.control(id);
@@ -205,17 +209,40 @@ impl Crew {
             let running: Vec<bool> = running.collect();
             self.tell_to_stop();
             let stops = self.wait(TO_STOP);
-            if !stops {
-                // Nobody can wait for a vCPU that does not even see the end.
-                self.threads.clear();
-            }
-            let text = format!(
+            let mut text = format!(
                 "the guest did not finish in {limit:?}, vCPUs running {running:?}, \
                  they end when told: {stops}; {p:?}"
             );
+            if !stops {
+                text += &self.kick();
+            }
             return Err(io::Error::new(io::ErrorKind::TimedOut, text));
         }
         self.collect()
+    }
+
+    /// Ends vCPUs that do not see the end; says where each was.
+    fn kick(&mut self) -> String {
+        let end = Instant::now() + TO_LEAVE;
+        while !self.wait(Duration::from_millis(20)) && Instant::now() < end {
+            for (thread, kick) in self.threads.iter().zip(&self.kicks) {
+                // One that has just ended needs no kick.
+                let _ = kick.send(thread);
+            }
+        }
+        let mut text = String::new();
+        for (id, thread) in self.threads.drain(..).enumerate() {
+            if !thread.is_finished() {
+                // Nobody can wait for it.
+                text += &format!("\nvCPU {id} does not come back from KVM");
+                continue;
+            }
+            match thread.join().expect("vCPU threads do not panic").1 {
+                Ok(exit) => text += &format!("\nvCPU {id}: {exit:x?}"),
+                Err(e) => text += &format!("\nvCPU {id}: {e}"),
+            }
+        }
+        text
     }
 
     fn collect(&mut self) -> io::Result<(Vec<Vcpu>, Progress)> {

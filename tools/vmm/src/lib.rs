@@ -14,5 +14,5 @@ mod vcpu;
 mod vm;
 
 pub use crew::{Crew, Job, Mismatch, Progress};
-pub use vcpu::{Exit, Vcpu};
+pub use vcpu::{Exit, Kick, Vcpu};
 pub use vm::{GuestRange, Vm, VmType};

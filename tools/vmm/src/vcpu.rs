@@ -3,7 +3,9 @@
 
 use std::io;
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Once};
+use std::thread::JoinHandle;
 
 use kvm_bindings::{
     kvm_pre_fault_memory, kvm_segment, KVMIO, KVM_MAX_CPUID_ENTRIES, KVM_MEMORY_EXIT_FLAG_PRIVATE,
@@ -12,6 +14,7 @@ use kvm_ioctls::{Kvm, VcpuExit, VcpuFd};
 use vm_memory::MmapRegion;
 use vmm_sys_util::ioctl::ioctl_with_mut_ref;
 use vmm_sys_util::ioctl_iowr_nr;
+use vmm_sys_util::signal::{register_signal_handler, Killable, SIGRTMIN};
 
 use crate::guest::{Control, Entry};
 use crate::layout::{CODE_SELECTOR, DATA_SELECTOR, GDT, GDT_ENTRIES, PML4};
@@ -39,8 +42,33 @@ pub enum Exit {
         /// EFAULT or EHWPOISON.
         errno: i32,
     },
+    /// A [`Kick`]: what its registers were.
+    Kicked(String),
     /// Any other exit.
     Other(String),
+}
+
+/// Has a vCPU leave its guest, whatever that is at.
+#[derive(Debug, Clone)]
+pub struct Kick(Arc<AtomicBool>);
+
+extern "C" fn nothing(_: libc::c_int, _: *mut libc::siginfo_t, _: *mut libc::c_void) {}
+
+impl Kick {
+    fn new() -> io::Result<Self> {
+        static HANDLER: Once = Once::new();
+        let mut result = Ok(());
+        HANDLER.call_once(|| result = register_signal_handler(SIGRTMIN(), nothing));
+        result.map_err(io::Error::from)?;
+        Ok(Self(Arc::default()))
+    }
+
+    /// Interrupts the thread that runs the vCPU. To be repeated until that has ended: the signal
+    /// is lost on a thread that is just about to enter the guest.
+    pub fn send<T>(&self, thread: &JoinHandle<T>) -> io::Result<()> {
+        self.0.store(true, Ordering::Relaxed);
+        Ok(thread.kill(SIGRTMIN())?)
+    }
 }
 
 /// A vCPU in 64-bit mode.
@@ -49,6 +77,7 @@ pub struct Vcpu {
     fd: VcpuFd,
     id: u64,
     low: Arc<MmapRegion>,
+    kick: Kick,
     // KVM finishes the instruction of the last exit in the next run.
     unfinished: bool,
 }
@@ -85,6 +114,7 @@ impl Vcpu {
             fd,
             id,
             low,
+            kick: Kick::new()?,
             unfinished: false,
         })
     }
@@ -92,6 +122,11 @@ impl Vcpu {
     /// Its number.
     pub fn id(&self) -> u64 {
         self.id
+    }
+
+    /// What brings it back from its guest.
+    pub fn kick(&self) -> Kick {
+        self.kick.clone()
     }
 
     /// Its control block.
@@ -145,7 +180,12 @@ impl Vcpu {
                     self.unfinished = true;
                     return Ok(Exit::Other(text));
                 }
-                Err(e) if e.errno() == libc::EINTR => {}
+                Err(e) if e.errno() == libc::EINTR => {
+                    if self.kick.0.swap(false, Ordering::Relaxed) {
+                        let regs = self.fd.get_regs().map_err(os)?;
+                        return Ok(Exit::Kicked(format!("{regs:x?}")));
+                    }
+                }
                 Err(e) => return Err(os(e)),
             }
         }

@@ -5,14 +5,15 @@
 use std::fs;
 use std::os::fd::{AsFd, AsRawFd};
 use std::process::ExitCode;
+use std::thread;
 use std::time::Duration;
 
 use privmemfd_ioctls::{Mobility, PrivMemFd, GUEST_MEMFD_FLAG_MOVABLE};
 use rustix::fs::MemfdFlags;
 use selftests::cases;
 use selftests::fixtures::{
-    bind_or_skip, device, done, fails, file, movable, unload, vm, without_descriptors, Guest,
-    GUEST_MEMFD_FLAG_MMAP, MIB, PAGE,
+    bind_or_skip, device, done, fails, file, movable, unload, vm, wait_for, without_descriptors,
+    Guest, GUEST_MEMFD_FLAG_MMAP, MIB, PAGE, PATIENCE,
 };
 use selftests::ktap::{self, note, skip};
 use vmm::layout::PRIVATE_BASE as BASE;
@@ -60,6 +61,27 @@ fn a_guest_that_goes_on_is_reported() {
     let text = e.to_string();
     assert!(text.contains("running [true, true]"), "{text}");
     assert!(text.contains("end when told: true"), "{text}");
+}
+
+/// So is a guest that never looks whether it is to end, with where it was.
+fn a_guest_that_hears_nothing_is_brought_back() {
+    let fd = movable(MIB);
+    let mut guest = Guest::new(&fd, 1);
+    let at = guest.page(0);
+    let mut vcpu = guest.vcpus.pop().unwrap();
+    let kick = vcpu.kick();
+    // Steps of no bytes have no end.
+    let thread = thread::spawn(move || vcpu.count(at..at + PAGE, 0).unwrap());
+    let back = wait_for(PATIENCE, || {
+        kick.send(&thread).unwrap();
+        thread.is_finished()
+    });
+    assert!(back, "a kick has no effect");
+    let exit = thread.join().unwrap();
+    let Exit::Kicked(regs) = &exit else {
+        panic!("{exit:?}");
+    };
+    assert!(regs.contains(&format!("rdi: {at:x}")), "{regs}");
 }
 
 /// Also on a KVM that has no connection to the module.
@@ -429,6 +451,7 @@ fn main() -> ExitCode {
     ktap::main(cases![
         "a guest writes and verifies movable and pinned memory" => a_guest_runs_on_it,
         "a guest that does not finish in time is reported" => a_guest_that_goes_on_is_reported,
+        "a guest that hears nothing is brought back" => a_guest_that_hears_nothing_is_brought_back,
         "new memory is zero" => new_memory_is_zero,
         "a VM takes our files if it reports MOVABLE, else gives EINVAL" => a_vm_takes_what_it_reports,
         "a default VM is refused with EOPNOTSUPP" => other_vm_types_are_refused,

@@ -8,7 +8,7 @@ use privmemfd_ioctls::{Mobility, Options, PrivMemFd, Refusal, Zone};
 use selftests::cases;
 use selftests::effects::{affects_machine, Effect};
 use selftests::fixtures::{
-    device, fails, file, for_compaction, movable, two_nodes, wait_for, Guest, MIB, PAGE, PATIENCE,
+    device, fails, file, for_compaction, go_on, movable, two_nodes, Guest, MIB, PAGE, PATIENCE,
 };
 use selftests::hostmem::{
     can_go_offline, cma_frames, compact, movable_blocks, offlinable, settle, CompactUnevictable,
@@ -51,11 +51,7 @@ fn a_running_guest_keeps_every_byte() {
     let mut moved = 0;
     for _ in 0..5 {
         moved += moved_all(&fd, None);
-        let goal = crew.progress().rounds + 2;
-        assert!(
-            wait_for(PATIENCE, || crew.progress().rounds >= goal),
-            "the guest hangs"
-        );
+        go_on(|| crew.progress().rounds, || crew.any_left());
     }
     let progress = guest.end(crew);
     guest.verify();
@@ -114,11 +110,7 @@ fn offline_moves_pages_away() {
         assert!(moved >= pages, "{moved} of {pages} pages counted");
         offlined += 1;
     }
-    let goal = crew.progress().rounds + 2;
-    assert!(
-        wait_for(PATIENCE, || crew.progress().rounds >= goal),
-        "the guest hangs"
-    );
+    go_on(|| crew.progress().rounds, || crew.any_left());
     guest.end(crew);
     guest.verify();
     assert!(offlined > 0, "every block refused to go offline, see above");
