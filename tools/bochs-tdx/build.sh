@@ -1,8 +1,9 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 #
-# build.sh: build Bochs with a TDX module in it and print the folder of the
-# result: bochs, roms/ and td-test, a VMM that creates TDs. The emulator proper is
+# build.sh [--source]: build Bochs with a TDX module in it and print the folder of the
+# result: bochs, roms/ and td-test, a VMM that creates TDs; or that of its patched and built
+# source. The emulator proper is
 # compiled once for each patch and compiler; a change of the module costs a link.
 # Exits with 4, kselftest's SKIP, if something that has to be downloaded is not to
 # be had.
@@ -123,7 +124,7 @@ module_library
 vmm
 src=$CACHE/bochs-src-$(key "$VERSION" "${FLAGS[*]}" "$(g++ --version | head -n 1)" "${PATCHES[@]}")
 out=$CACHE/bochs-$(key "$src" "$HERE"/cpu/* "$LIBRARY" "$VMM")
-echo "$out"
+if [ "${1:-}" = --source ]; then echo "$src"; else echo "$out"; fi
 [ ! -e "$out/complete" ] || exit 0
 exclusive bochs
 [ ! -e "$out/complete" ] || exit 0

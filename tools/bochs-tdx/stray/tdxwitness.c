@@ -20,8 +20,10 @@
  *			page of the second move as that of the first and vice versa
  *   rebooting		KVM takes the host for one that reboots
  *   faulting		SEAMCALL faults where KVM blocks a page
+ *   notify		all CPUs are told that an interrupt was posted, which none was
  */
 #include <linux/atomic.h>
+#include <linux/cpumask.h>
 #include <linux/delay.h>
 #include <linux/kprobes.h>
 #include <linux/kvm_gmem_provider.h>
@@ -32,6 +34,8 @@
 #include <linux/ptrace.h>
 #include <linux/sysfs.h>
 
+#include <asm/apic.h>
+#include <asm/irq_vectors.h>
 #include <asm/tdx.h>
 
 static atomic_t exclusive, overlaps, provider_calls, unprepared, invalidations, exchange;
@@ -80,6 +84,18 @@ static const struct kernel_param_ops rebooting_ops = {
 };
 
 module_param_cb(rebooting, &rebooting_ops, NULL, 0200);
+
+static int notify_set(const char *val, const struct kernel_param *kp)
+{
+	__apic_send_IPI_mask(cpu_online_mask, POSTED_INTR_VECTOR);
+	return 0;
+}
+
+static const struct kernel_param_ops notify_ops = {
+	.set = notify_set,
+};
+
+module_param_cb(notify, &notify_ops, NULL, 0200);
 
 /* --- calls that take the TDR for exclusive use */
 

@@ -10,6 +10,7 @@ pub mod instructions;
 mod interrupts;
 mod life;
 mod moves;
+mod pinned;
 mod races;
 mod removal;
 mod states;
@@ -65,6 +66,7 @@ pub const CASES: &[(&str, Case)] = &[
         "interrupted_exceptions",
         instructions::interrupted_exceptions,
     ),
+    ("read_only_page", instructions::read_only_page),
     ("spec_ctrl", instructions::spec_ctrl),
     ("private_memory", private_memory),
     ("pre_fault", life::pre_fault),
@@ -81,6 +83,7 @@ pub const CASES: &[(&str, Case)] = &[
     ("map_gpa", calls::map_gpa),
     ("unknown_calls", calls::unknown),
     ("halt", interrupts::halt),
+    ("masked_interrupt", interrupts::masked),
     ("nmi", interrupts::nmi),
     ("shutdown", interrupts::shutdown),
     ("dead_vm", life::dead),

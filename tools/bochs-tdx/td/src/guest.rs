@@ -22,7 +22,7 @@ use std::sync::atomic::Ordering::SeqCst;
 
 use vm_memory::{AtomicAccess, MmapRegion, VolatileMemory};
 
-std::arch::global_asm!(include_str!("guest.s"));
+std::arch::global_asm!(include_str!("guest.s"), include_str!("handlers.s"));
 
 extern "C" {
     static td_guest_boot: u8;
@@ -54,6 +54,8 @@ pub const SHARED_BIT: u64 = 1 << 47;
 pub const SHARED_ALIAS: u64 = 8 << 30;
 /// Linear address that is mapped to a guest physical address wider than a TD's.
 pub const TOO_WIDE: u64 = SHARED_ALIAS + (511 << 21);
+/// A cell of the image that nothing uses.
+pub const UNUSED: u64 = 0x8FF0;
 /// Port on which the guest says that it has done its command.
 pub const PORT: u16 = 0x100;
 /// What an interrupt needs, but neither code nor page tables of private memory.
@@ -239,9 +241,15 @@ pub enum Instruction {
     ReadSpecCtrl,
     /// As many VMCALLs as the operand says.
     Vmcalls,
+    /// With CR0.WP clear writes the operand to where it points; its page, of the first 4 GiB,
+    /// is not writable. Tells the low byte of the page's entry.
+    WriteReadOnly,
+    /// Interrupts itself while it takes no interrupts, for as many steps as the operand says.
+    /// Tells how many were taken by then.
+    MaskedInterrupt,
 }
 
-/// Fields of a control block; `guest.s` has the same offsets.
+/// Fields of a control block; `guest.s` and `handlers.s` have the same offsets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u64)]
 #[allow(missing_docs)]

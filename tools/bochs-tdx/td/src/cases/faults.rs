@@ -35,6 +35,7 @@ pub const SURVIVED: &[(&str, Case)] = &[
     ("rebooting_host", witness::rebooting_host),
     ("invalidations", witness::invalidations),
     ("provider_calls", witness::provider_calls),
+    ("notified_for_nothing", witness::notified_for_nothing),
     ("fault_counters", totals),
 ];
 

@@ -4,12 +4,12 @@
 
 use std::arch::asm;
 use std::io;
-use std::mem;
 use std::os::unix::process::ExitStatusExt;
 use std::process::Command;
 
+use super::pinned::Pinned;
 use super::{booted, check, equal, Counters, Options, Outcome, NEEDS_TWO};
-use crate::guest::{self, Field, Instruction, GP_VECTOR, PF_VECTOR, TOO_WIDE, UD_VECTOR};
+use crate::guest::{self, Field, Instruction, GP_VECTOR, PF_VECTOR, TOO_WIDE, UD_VECTOR, UNUSED};
 use crate::vm::Vcpu;
 
 const EFER_SCE: u64 = 1;
@@ -121,6 +121,20 @@ pub fn interrupted_exceptions(o: &Options, _: &mut Counters) -> io::Result<Outco
     Ok(Outcome::Passed)
 }
 
+/// With CR0.WP clear, ring 0 writes where its page tables do not let it, and the entry does
+/// not get dirty if the CPU has CET (`fixes/0004`: the emulator ended).
+pub fn read_only_page(o: &Options, _: &mut Counters) -> io::Result<Outcome> {
+    const WRITABLE_DIRTY: u64 = 1 << 6 | 1 << 1;
+    let (_td, mut vcpus) = booted(o)?;
+    for v in &mut vcpus {
+        let entry = one(v, Instruction::WriteReadOnly, UNUSED)?;
+        equal("flags of the entry", entry & WRITABLE_DIRTY, 0)?;
+        equal("what is there", one(v, Instruction::Load, UNUSED)?, UNUSED)?;
+        v.command(guest::Command::Write, [UNUSED, 0, 0])?;
+    }
+    Ok(Outcome::Passed)
+}
+
 /// SPEC_CTRL is each vCPU's own, also of two that run on one CPU in turn.
 pub fn spec_ctrl(o: &Options, _: &mut Counters) -> io::Result<Outcome> {
     if o.vcpus < 2 {
@@ -136,32 +150,4 @@ pub fn spec_ctrl(o: &Options, _: &mut Counters) -> io::Result<Outcome> {
         equal("SPEC_CTRL", one(v, Instruction::ReadSpecCtrl, 0)?, value)?;
     }
     Ok(Outcome::Passed)
-}
-
-/// The calling thread stays on one CPU, until this is dropped.
-struct Pinned(libc::cpu_set_t);
-
-impl Pinned {
-    fn new(cpu: usize) -> io::Result<Self> {
-        // SAFETY: a CPU set is plain bits.
-        let mut set: libc::cpu_set_t = unsafe { mem::zeroed() };
-        let mut before = set;
-        // SAFETY: both sets are of the size that is said.
-        let done = unsafe {
-            libc::CPU_SET(cpu, &mut set);
-            libc::sched_getaffinity(0, mem::size_of_val(&before), &mut before) == 0
-                && libc::sched_setaffinity(0, mem::size_of_val(&set), &set) == 0
-        };
-        if !done {
-            return Err(io::Error::last_os_error());
-        }
-        Ok(Self(before))
-    }
-}
-
-impl Drop for Pinned {
-    fn drop(&mut self) {
-        // SAFETY: as above.
-        unsafe { libc::sched_setaffinity(0, mem::size_of_val(&self.0), &self.0) };
-    }
 }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! vCPUs that halt, what wakes them, and how one ends.
 
+use std::fs;
 use std::io;
 use std::sync::mpsc::{channel, RecvTimeoutError};
 use std::thread;
@@ -12,9 +13,10 @@ use kvm_ioctls::VcpuExit;
 use super::calls::{call, leaf};
 use super::counters::total;
 use super::moves::while_looping;
+use super::pinned::Pinned;
 use super::races::while_moving;
 use super::{booted, check, equal, Counters, Options, Outcome, CANNOT_MOVE, NEEDS_TWO};
-use crate::guest::{Command, Field, SelfInterrupt, INTERRUPT_VECTOR, STACKS_AND_IDT};
+use crate::guest::{Command, Field, Instruction, SelfInterrupt, INTERRUPT_VECTOR, STACKS_AND_IDT};
 use crate::vm::{Exit, Memory, Td, Vcpu};
 
 const X2APIC_SPURIOUS: u64 = 0x80F;
@@ -115,6 +117,35 @@ pub fn nmi(o: &Options, _: &mut Counters) -> io::Result<Outcome> {
             v.command(Command::Info, [0; 3])?;
             equal("NMIs", td.control(v.id()).get(Field::Nmis), n)?;
         }
+    }
+    Ok(Outcome::Passed)
+}
+
+/// Ticks of the host's timer on CPU 0.
+fn ticks() -> io::Result<u64> {
+    let text = fs::read_to_string("/proc/interrupts")?;
+    text.lines()
+        .find_map(|line| line.trim_start().strip_prefix("LOC:"))
+        .and_then(|counts| counts.split_whitespace().next()?.parse().ok())
+        .ok_or_else(|| io::Error::other("the host does not count its ticks"))
+}
+
+/// While a vCPU takes no interrupts the host gets its own (`fixes/0002`: they did not end the
+/// vCPU's run), and an interrupt of the virtual APIC waits, also then (`fixes/0005`: it was
+/// taken when the host was interrupted).
+pub fn masked(o: &Options, _: &mut Counters) -> io::Result<Outcome> {
+    const STEPS: u64 = 20_000_000;
+    const TICKS: u64 = 10;
+    let (_td, mut vcpus) = booted(o)?;
+    let _pinned = Pinned::new(0)?;
+    for v in &mut vcpus {
+        let instruction = Instruction::MaskedInterrupt as u64;
+        let before = ticks()?;
+        let early = v.command(Command::Fault, [0, instruction, STEPS])?;
+        let seen = ticks()? - before;
+        check(seen >= TICKS, || format!("{seen} ticks of the host"))?;
+        equal("interrupts too early", early, 0)?;
+        equal("interrupts", v.control().get(Field::Interrupts), 1)?;
     }
     Ok(Outcome::Passed)
 }

@@ -7,6 +7,7 @@ use std::io;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::thread;
+use std::time::Duration;
 
 use kvm_ioctls::Kvm;
 
@@ -15,7 +16,7 @@ use super::faults::{kept, move_all, reuse, while_failing};
 use super::moves::while_looping;
 use super::removal::{not_removed, pages, punch};
 use super::{booted, check, equal, Counters, Options, Outcome, CANNOT_MOVE};
-use crate::guest::{self, Command};
+use crate::guest::{self, Command, Field, SelfInterrupt};
 use crate::vm::{movable, Memory, Td};
 
 const PARAMETERS: &str = "/sys/module/tdxwitness/parameters";
@@ -40,6 +41,28 @@ fn with<T>(name: &str, f: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
     let result = f();
     write(name, 0)?;
     result
+}
+
+/// A notification of posted interrupts that finds none does nothing (`fixes/0007`: the guest
+/// got an interrupt with vector 0xFF). The vCPUs take interrupts all the time.
+pub fn notified_for_nothing(o: &Options, _: &mut Counters) -> io::Result<Outcome> {
+    const NOTIFICATIONS: u64 = 50;
+    let (td, vcpus) = booted(o)?;
+    for v in &vcpus {
+        v.control().set(Field::R12, SelfInterrupt::Software as u64);
+    }
+    while_looping(o, &td, vcpus, || {
+        for _ in 0..NOTIFICATIONS {
+            write("notify", 1)?;
+            thread::sleep(Duration::from_millis(2));
+        }
+        Ok(())
+    })?;
+    for c in (0..o.vcpus).map(|id| td.control(id)) {
+        let own = c.get(Field::SelfInterrupts);
+        equal("interrupts", c.get(Field::Interrupts), own)?;
+    }
+    Ok(Outcome::Passed)
 }
 
 /// One TD is built while pages of it move that are in another file: nothing but KVM's own lock
