@@ -144,7 +144,9 @@ struct folio *privmemfd_helper_trylock_folio_in(unsigned long pfn,
 						const struct address_space *mapping);
 void privmemfd_helper_folio_set_hwpoison(struct folio *folio);
 void privmemfd_helper_folio_set_index(struct folio *folio, pgoff_t index);
-bool privmemfd_helper_folio_test_hwpoison(const struct folio *folio);
+bool privmemfd_helper_folio_is_unusable(const struct folio *folio);
+bool privmemfd_helper_folio_has_usable_content(const struct folio *folio);
+void privmemfd_helper_folio_set_dirty(struct folio *folio);
 bool privmemfd_helper_folio_test_uptodate(const struct folio *folio);
 unsigned int privmemfd_helper_folio_zonenum(const struct folio *folio);
 void privmemfd_helper_mapping_set_gfp_mask(struct address_space *mapping, gfp_t mask);

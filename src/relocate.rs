@@ -221,8 +221,21 @@ impl Log {
         Self { ino, cause, start }
     }
 
+    #[inline]
     fn end(&self, index: usize, by: Option<BackendId>, outcome: Result<(), Refusal>) {
-        let Some(start) = self.start else { return };
+        if let Some(start) = self.start {
+            self.tell(start, index, by, outcome);
+        }
+    }
+
+    #[cold]
+    fn tell(
+        &self,
+        start: Instant<Monotonic>,
+        index: usize,
+        by: Option<BackendId>,
+        outcome: Result<(), Refusal>,
+    ) {
         let ns = u64::try_from(start.elapsed().as_nanos()).unwrap_or(0);
         let result = match outcome {
             Ok(()) => 0,

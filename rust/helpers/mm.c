@@ -333,9 +333,25 @@ void privmemfd_helper_folio_set_hwpoison(struct folio *folio)
 	SetPageHWPoison(folio_page(folio, 0));
 }
 
-bool privmemfd_helper_folio_test_hwpoison(const struct folio *folio)
+bool privmemfd_helper_folio_is_unusable(const struct folio *folio)
 {
-	return folio_test_hwpoison(folio);
+	return folio_test_hwpoison(folio) || PageReserved(&folio->page);
+}
+
+/* Whether the folio has content that may be written to. */
+bool privmemfd_helper_folio_has_usable_content(const struct folio *folio)
+{
+	return folio_test_uptodate(folio) && !privmemfd_helper_folio_is_unusable(folio);
+}
+
+/*
+ * folio_mark_dirty() of a folio that was never written back, in a mapping with
+ * noop_dirty_folio().
+ */
+void privmemfd_helper_folio_set_dirty(struct folio *folio)
+{
+	if (!folio_test_dirty(folio))
+		folio_set_dirty(folio);
 }
 
 bool privmemfd_helper_folio_test_uptodate(const struct folio *folio)

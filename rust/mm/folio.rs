@@ -75,17 +75,6 @@ unsafe impl AlwaysRefCounted for Folio {
 }
 
 impl Folio {
-    /// Borrows a folio.
-    ///
-    /// # Safety
-    ///
-    /// `ptr` is a valid order-0 folio that keeps a reference for all of `'a`.
-    #[inline]
-    pub(crate) unsafe fn from_raw<'a>(ptr: *mut bindings::folio) -> &'a Self {
-        // SAFETY: By the caller's promise; the type is transparent.
-        unsafe { &*ptr.cast() }
-    }
-
     /// Takes over a reference.
     ///
     /// # Safety
@@ -155,8 +144,14 @@ impl Folio {
     #[inline]
     pub fn is_unusable(&self) -> bool {
         // SAFETY: The folio is valid by the type invariant.
-        let poisoned = unsafe { ffi::privmemfd_helper_folio_test_hwpoison(self.as_ptr()) };
-        poisoned || self.is_kept()
+        unsafe { ffi::privmemfd_helper_folio_is_unusable(self.as_ptr()) }
+    }
+
+    /// [`Folio::has_content`], and not [`Folio::is_unusable`].
+    #[inline]
+    pub(crate) fn has_usable_content(&self) -> bool {
+        // SAFETY: The folio is valid by the type invariant.
+        unsafe { ffi::privmemfd_helper_folio_has_usable_content(self.as_ptr()) }
     }
 
     /// Tells whether the folio holds content that somebody may come back for (`PG_uptodate`).
@@ -262,8 +257,9 @@ impl Locked {
 
     /// Keeps mm from dropping the folio as clean page cache.
     pub(crate) fn set_dirty(&self) {
-        // SAFETY: The folio is valid and locked, and its mapping has `noop_dirty_folio()`.
-        unsafe { bindings::folio_mark_dirty(self.as_ptr()) };
+        // SAFETY: The folio is valid and locked; the mappings of these files have `noop_dirty_folio()`,
+        // which does no more.
+        unsafe { ffi::privmemfd_helper_folio_set_dirty(self.as_ptr()) };
     }
 }
 

@@ -127,11 +127,19 @@ impl FolioBatch {
         &mut self.0
     }
 
-    pub(crate) fn folios(&self) -> impl Iterator<Item = &Folio> {
-        self.0.folios[..usize::from(self.0.nr)]
-            .iter()
-            // SAFETY: The first `nr` entries are folios that the batch has a reference to.
-            .map(|ptr| unsafe { Folio::from_raw(*ptr) })
+    /// Hands the references on, the first that was added first, until `f` fails: then those that are
+    /// left are dropped.
+    pub(crate) fn drain(&mut self, mut f: impl FnMut(ARef<Folio>) -> Result) -> Result {
+        let folios = core::mem::take(&mut self.0.nr);
+        let mut result = Ok(());
+        for ptr in &self.0.folios[..usize::from(folios)] {
+            // SAFETY: The first `nr` entries are folios that the batch has had a reference to.
+            let folio = unsafe { Folio::own(NonNull::new_unchecked(*ptr)) };
+            if result.is_ok() {
+                result = f(folio);
+            }
+        }
+        result
     }
 
     /// Has the batch drop a reference to `folio` when it is full, or released.

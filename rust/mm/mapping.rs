@@ -272,7 +272,7 @@ impl Mapping {
     pub fn for_each_folio(
         &self,
         range: Range<usize>,
-        mut f: impl FnMut(usize, &Folio) -> Result,
+        mut f: impl FnMut(usize, ARef<Folio>) -> Result,
     ) -> Result {
         if range.is_empty() {
             return Ok(());
@@ -293,10 +293,7 @@ impl Mapping {
                 super::cond_resched();
                 return Ok(());
             }
-            for folio in batch.folios() {
-                f(folio.index_hint(), folio)?;
-            }
-            batch.put();
+            batch.drain(|folio| f(folio.index_hint(), folio))?;
             super::cond_resched();
         }
     }

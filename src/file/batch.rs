@@ -145,13 +145,11 @@ impl Batch<'_> {
             ended(src, dst, outcome);
         });
         drop(moves);
-        // The new ones are in the file; the old ones, and new ones that nothing was moved to, go.
-        release(
-            pairs
-                .into_iter()
-                .flat_map(|pair| [pair.src, Some(pair.dst)])
-                .flatten(),
-        );
+        // The new ones are in the file, or nothing was moved to them. The old ones go.
+        release(pairs.into_iter().filter_map(|pair| {
+            drop(pair.dst);
+            pair.src
+        }));
         // Once: all CPUs share these.
         file.object().count(Ok(()), moved);
         Ok(moved)

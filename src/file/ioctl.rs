@@ -153,22 +153,24 @@ fn move_window(
     let mut candidates = KVec::with_capacity(most, GFP_KERNEL)?;
     let mut next = window.start;
     while next < window.end {
+        interrupted()?;
         // Ends early, with `ECANCELED`, when the batch is full.
         let walk = file
             .mapping()
             .for_each_folio(next..window.end, |index, folio| {
-                interrupted()?;
                 if candidates.len() == most {
                     return Err(ECANCELED);
                 }
                 next = index + 1;
                 if folio.is_unusable() || lost.get(index).is_some() {
                     report.ended(index, Err(EHWPOISON));
-                } else if node == Some(folio.nid()) {
+                } else if node.is_some_and(|node| node == folio.nid()) {
+                    // There may be any number of them.
+                    interrupted()?;
                     report.ended(index, Ok(folio.nid()));
                 } else {
                     candidates
-                        .push_within_capacity((index, ARef::from(folio)))
+                        .push_within_capacity((index, folio))
                         .map_err(|_| ENOMEM)?;
                 }
                 Ok(())
@@ -230,7 +232,7 @@ fn move_batch(
         }
     }
     batch.run(Cause::Request, |src, dst, outcome| match outcome {
-        Ok(()) => report.moved(src.index(), dst.nid()),
+        Ok(()) => report.moved(src.index(), dst),
         Err(reason) => report.refused(src.index(), reason),
     })?;
     Ok(())
@@ -304,9 +306,11 @@ impl<'r> Report<'r> {
         self.ended(index, usable.then(|| folio.nid()).ok_or(EHWPOISON));
     }
 
-    fn moved(&mut self, index: usize, node: i32) {
+    fn moved(&mut self, index: usize, folio: &Folio) {
         self.moved += 1;
-        self.ended(index, Ok(node));
+        if !self.statuses.is_empty() {
+            self.ended(index, Ok(folio.nid()));
+        }
     }
 
     fn refused(&mut self, index: usize, reason: Refusal) {

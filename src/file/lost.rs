@@ -163,10 +163,16 @@ impl Lost {
     }
 
     /// Whether the page at `index` is lost, and why.
+    #[inline]
     pub(super) fn get(&self, index: usize) -> Option<Loss> {
         if self.set.load(Relaxed) == 0 {
-            return None;
+            None
+        } else {
+            self.find(index)
         }
+    }
+
+    fn find(&self, index: usize) -> Option<Loss> {
         self.chunks.lock().load(index / CHUNK)?.marks[index % CHUNK].get()
     }
 

@@ -271,7 +271,7 @@ impl<T: PrivateFile> FileTables<T> {
         // SAFETY: mm calls this with the folio locked and a reference.
         let folio = unsafe { Locked::from_raw(folio) };
         // What is unusable must not be touched; mm does not use it again either.
-        if folio.has_content() && !folio.is_unusable() {
+        if folio.has_usable_content() {
             folio.clear();
         }
     }

@@ -194,8 +194,9 @@ impl<'a, T: Td> Session<'a, T> {
 
     fn settle_within(&self, patience: &Cell<u32>, call: impl Fn() -> Answer) -> (Verdict, Answer) {
         let mut answer = call();
+        let mut verdict = answer.verdict();
         let mut tries = 1;
-        while answer.verdict() == Verdict::Contended {
+        while verdict == Verdict::Contended {
             if tries >= TRIES {
                 let Some(left) = patience.get().checked_sub(1) else {
                     break;
@@ -205,9 +206,9 @@ impl<'a, T: Td> Session<'a, T> {
             }
             core::hint::spin_loop();
             answer = call();
+            verdict = answer.verdict();
             tries += 1;
         }
-        let verdict = answer.verdict();
         if verdict == Verdict::Lost {
             self.lose(TdLost::Dead);
         }

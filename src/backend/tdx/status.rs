@@ -72,10 +72,18 @@ const HPA: u64 = 0x000f_ffff_ffff_f000;
 
 impl Answer {
     /// Decodes the status.
+    #[inline]
     pub(crate) fn verdict(self) -> Verdict {
         let high = (self.status >> 32) as u32;
+        if high == code::SUCCESS {
+            Verdict::Done
+        } else {
+            Self::why_not(high)
+        }
+    }
+
+    fn why_not(high: u32) -> Verdict {
         match high {
-            code::SUCCESS => Verdict::Done,
             code::GPA_RANGE_ALREADY_BLOCKED => Verdict::AlreadyBlocked,
             code::OPERAND_BUSY
             | code::OPERAND_BUSY_HOST_PRIORITY
