@@ -19,8 +19,10 @@ use kernel::{
     maple_tree::InsertErrorKind,
     prelude::*,
     sync::atomic::{
+        Acquire,
         Atomic,
-        Relaxed, //
+        Relaxed,
+        Release, //
     }, //
 };
 use privmemfd_kernel::{
@@ -111,13 +113,20 @@ pub(super) struct Lost {
     /// Marks in all chunks. Changes under the lock of `chunks`; read without, by whoever is ordered
     /// with the change by the lock of a folio or of the page cache.
     set: Atomic<usize>,
+    /// The index of some chunk that is there; [`Lost::NO_KEY`] if none is known. Pages mostly come side by
+    /// side.
+    roomy: Atomic<usize>,
 }
 
 impl Lost {
+    /// No index of a page by [`CHUNK`].
+    const NO_KEY: usize = usize::MAX;
+
     pub(super) fn new() -> impl PinInit<Self> {
         pin_init!(Self {
             chunks <- SharedTree::new(),
             set: Atomic::new(0),
+            roomy: Atomic::new(Self::NO_KEY),
         })
     }
 
@@ -128,9 +137,17 @@ impl Lost {
     /// `ENOMEM`.
     pub(super) fn make_room(&self, index: usize) -> Result {
         let key = index / CHUNK;
-        if self.chunks.lock().load(key).is_some() {
+        if self.roomy.load(Acquire) == key {
             return Ok(());
         }
+        if self.chunks.lock().load(key).is_none() {
+            self.add_chunk(key)?;
+        }
+        self.roomy.store(key, Release);
+        Ok(())
+    }
+
+    fn add_chunk(&self, key: usize) -> Result {
         let chunk = KBox::new(
             Chunk {
                 start: key * CHUNK,
