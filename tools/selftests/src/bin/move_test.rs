@@ -2,18 +2,21 @@
 //! `PRIVMEMFD_MOVE` that tells how each page has ended: also when pages, memory, the array or
 //! the time run out on the way.
 
+use std::fs;
 use std::os::fd::AsFd;
 use std::process::ExitCode;
 
 use privmemctl::memory::MemoryMap;
 use privmemfd_ioctls::uapi::{privmemfd_move, PRIVMEMFD_MOVE_STATUS, PRIVMEMFD_NODE_ANY};
-use privmemfd_ioctls::{sys, Moves, Obstacle, PageStatus, PrivMemFd, Refusal};
+use privmemfd_ioctls::{sys, Mobility, Moves, Obstacle, Options, PageStatus, PrivMemFd, Refusal};
 use selftests::cases;
+use selftests::effects::{affects_machine, Effect};
 use selftests::fixtures::{
-    child, fails, movable, return_from, role, wait_for, Guest, MIB, PAGE, PATIENCE,
+    child, device, fails, movable, return_from, role, two_nodes, wait_for, Guest, MIB, PAGE,
+    PATIENCE,
 };
 use selftests::hostmem::heal;
-use selftests::ktap::{self, note};
+use selftests::ktap::{self, note, skip};
 use selftests::starve::{FailingCopies, Starved};
 
 fn full(size: u64) -> PrivMemFd {
@@ -153,6 +156,105 @@ fn moves_short_of_memory_tell_each_page() {
     note(format!("{refused} pages were refused"));
     assert!(refused > 0, "no page was refused");
     assert_eq!(fd.move_range(0..MIB, None).unwrap(), MIB / PAGE);
+}
+
+/// The pages of a node, but for what the allocator keeps back, until it is dropped: huge pages, and the
+/// rest of them in a file.
+struct FullNode {
+    huge_pages: String,
+    before: String,
+    rest: PrivMemFd,
+}
+
+impl FullNode {
+    fn new(node: u32) -> Self {
+        const REST: u64 = 1024 * MIB;
+        const STEP: u64 = 2 * MIB;
+        let huge_pages =
+            format!("/sys/devices/system/node/node{node}/hugepages/hugepages-2048kB/nr_hugepages");
+        let Ok(before) = fs::read_to_string(&huge_pages) else {
+            skip("no huge pages of 2 MiB, which fill a node in no time");
+        };
+        let options = Options::new(Mobility::Movable).node(node);
+        let full = Self {
+            huge_pages,
+            before,
+            rest: device().create(REST, options).unwrap(),
+        };
+        // As many as there are.
+        fs::write(&full.huge_pages, (1 << 20).to_string()).unwrap();
+        for at in (0..REST).step_by(STEP as usize) {
+            full.rest.allocate(at..at + STEP).unwrap();
+            if full.rest.stat_node(node).unwrap().pages < (at + STEP) / PAGE {
+                return full;
+            }
+        }
+        panic!("node {node} does not fill up");
+    }
+
+    /// Frees so many pages, of those that have come first.
+    fn free(&self, pages: u64) {
+        self.rest.punch_hole(0..pages * PAGE).unwrap();
+    }
+}
+
+impl Drop for FullNode {
+    fn drop(&mut self) {
+        let _ = fs::write(&self.huge_pages, &self.before);
+    }
+}
+
+/// The allocator has fewer pages than a batch asks for: as many move as there are, each of the others
+/// stays and is told, and the guest keeps every byte.
+fn a_node_takes_what_it_has_room_for() {
+    const SIZE: u64 = 32 * MIB;
+    affects_machine(Effect::Limits);
+    let (from, to) = two_nodes();
+    let fd = movable(SIZE);
+    let mut guest = Guest::new(&fd, 1);
+    guest.fill();
+    fd.move_range(0..SIZE, Some(from)).unwrap();
+    let full = FullNode::new(to);
+    // Where it ends in a batch is chance.
+    let in_a_batch = (1..=10).any(|round| {
+        full.free(100 * round);
+        let before = fd.pages(0..SIZE).unwrap();
+        let refused = fd.stat().unwrap().refused_for(Refusal::NoMem);
+        let moves = fd.move_pages(0..SIZE, Some(to)).unwrap();
+        let after = fd.pages(0..SIZE).unwrap();
+        for (page, status) in moves.pages.iter().enumerate() {
+            let went = before[page] != after[page];
+            match status {
+                PageStatus::On(node) => assert!(went && *node == to, "page {page}"),
+                PageStatus::Stuck(Obstacle::NoMemory) => assert!(!went, "page {page} moved"),
+                other => panic!("page {page}: {other:?}"),
+            }
+        }
+        let moved: Vec<_> = moves
+            .pages
+            .iter()
+            .map(|status| matches!(status, PageStatus::On(_)))
+            .collect();
+        let count = moved.iter().filter(|moved| **moved).count() as u64;
+        assert_eq!(moves.moved, count);
+        assert_eq!(
+            fd.stat().unwrap().refused_for(Refusal::NoMem) - refused,
+            SIZE / PAGE - count
+        );
+        note(format!("{count} pages of {} had room", SIZE / PAGE));
+        assert!(
+            0 < count && count < SIZE / PAGE,
+            "the node was not full, or was before"
+        );
+        fd.move_range(0..SIZE, Some(from)).unwrap();
+        // Batches are of 32 pages, and all that are full end at a multiple of that.
+        moved
+            .chunks(32)
+            .any(|batch| batch.contains(&true) && batch.contains(&false))
+    });
+    assert!(in_a_batch, "no batch got less than it has asked for");
+    drop(full);
+    guest.verify();
 }
 
 /// An array that ends too early, or is nowhere: what was moved stays moved and is counted, and
@@ -322,6 +424,7 @@ fn main() -> ExitCode {
         "the node is told of pages that moved or were there" => statuses_are_nodes,
         "pages whose memory fails are told, all others move" => moves_go_on_past_failing_copies,
         "short of memory each page that stays is told ENOMEM" => moves_short_of_memory_tell_each_page,
+        "a node takes as many pages as it has room for" => a_node_takes_what_it_has_room_for,
         "statuses nobody can write give EFAULT, and nothing is lost" => statuses_nobody_can_write_give_efault,
         "EINTR where no page has to move" => signals_interrupt_moves_of_nothing,
         "EINTR half-way: what has moved is told, and nothing else" => signals_leave_what_is_told,
