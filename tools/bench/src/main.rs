@@ -34,7 +34,7 @@ struct Cli {
     /// The machine's clock counts instructions, one a nanosecond
     #[arg(long)]
     instructions: bool,
-    /// These only, of populate, request, mapped, core, growth, tdx and held
+    /// These only, of populate, request, mapped, core, growth, threads, tdx and held
     #[arg(long, value_delimiter = ',', value_name = "WHAT")]
     only: Vec<String>,
     /// Say by function where the instructions go, and write the stacks to files in this folder;
@@ -87,6 +87,9 @@ fn run(cli: &Cli) -> anyhow::Result<Report> {
     let (mut held, mut pause) = (Vec::new(), Vec::new());
     if wanted("growth") {
         growth = measure::growth(&mut bench)?;
+    }
+    if wanted("threads") {
+        growth.extend(measure::threads(&mut bench)?);
     }
     if wanted("tdx") {
         tdx = measure::tdx(&mut bench)?;

@@ -8,6 +8,7 @@ mod pause;
 mod populate;
 mod request;
 mod tdx;
+mod threads;
 
 pub use growth::growth;
 pub use held::held;
@@ -16,6 +17,7 @@ pub use pause::pauses;
 pub use populate::populate;
 pub use request::{request, request_mapped};
 pub use tdx::tdx;
+pub use threads::threads;
 
 use std::time::Duration;
 

@@ -8,7 +8,7 @@
 # shellcheck source-path=SCRIPTDIR/../guest source=guest.sh
 . /lib/guest.sh
 
-COSTS=populate,request,mapped,core,growth,tdx
+COSTS=populate,request,mapped,core,growth,threads,tdx
 
 # load DIR [PARAMETERS]: the modules there. KVM stays.
 load() {

@@ -42,7 +42,7 @@ fn empty(size: u64) -> anyhow::Result<PrivMemFd> {
     Ok(Device::open()?.create(size, Options::new(Mobility::Movable))?)
 }
 
-fn populated(size: u64) -> anyhow::Result<PrivMemFd> {
+pub fn populated(size: u64) -> anyhow::Result<PrivMemFd> {
     let fd = empty(size)?;
     fd.allocate(0..size)?;
     Ok(fd)
@@ -88,7 +88,7 @@ fn beside_vms(bench: &mut Bench) -> anyhow::Result<Growth> {
 }
 
 /// A guest that has mapped all its memory, which is in so many memslots.
-fn in_slots(fd: &PrivMemFd, size: u64, count: u64) -> anyhow::Result<(Vm, Vcpu)> {
+pub fn in_slots(fd: &PrivMemFd, size: u64, count: u64) -> anyhow::Result<(Vm, Vcpu)> {
     let vm = Vm::new(VmType::SwProtected)?;
     let part = size / count;
     for nr in 0..count {
