@@ -102,7 +102,8 @@ noticed() {
 	case=$(grep -a -m1 '^not ok' "$OUT/host.log" || true)
 	reason=$(grep -a -m1 -B1 '^not ok' "$OUT/host.log" | sed -n 's/^# //p' || true)
 	[ -n "$case" ] || case=$(sed -n '1s/^\(host\|problem\): //p' "$OUT/summary.log")
-	[ -n "$case" ] || case=$(grep -a -m1 -o -E '(PROBLEM:|>>PANIC<<) .*' "$OUT/host.log" || true)
+	[ -n "$case" ] || case=$(grep -a -m1 -o 'PROBLEM: .*' "$OUT/host.log" || true)
+	[ -n "$case" ] || case=$(sed -n '/^Bochs is exiting/{n;s/^\[[^]]*\] *//p}' "$OUT/host.log")
 	[ -n "$case" ] || case=$(grep -a -E 'WARNING:|BUG:|panic|TDX module' "$OUT/host.log" | grep -a -m1 -v '^ok' || true)
 	[ -n "$case" ] || case=$(grep -a -m1 -o 'error: .*' "$OUT/host.log" || true)
 	echo "${case:-status $1}${reason:+: $reason}"
