@@ -141,6 +141,9 @@ def main():
     if host["vmm"] != "qemu":
         result["vmm"] = host["vmm"]
         del result["qemu"]
+    if host["verdict"] == "firmware":
+        # No kernel has run.
+        del result["guest_kernel"], result["release"]
     result.update(vcpus=host["vcpus"], mib=host["mib"])
     sides = [of_host(out, host, int(sys.argv[4]))]
     # A shell says nothing of its memory, nor does firmware.

@@ -81,9 +81,11 @@ if [ -n "${TD_SHELL:-}" ]; then
 	exit "$status"
 fi
 "$HERE/td-json.py" "$OUT" "$PARTS" "$BUILD/td.json" "$relocations" || status=1
-if [ "$status" -eq 0 ]; then
-	say "PASS: a Linux TD has kept every byte (build/td.json)"
-else
+if [ "$status" -ne 0 ]; then
 	say "FAIL: exit status $status (build/td.json, build/td/)"
+elif [ -n "${last:-}" ]; then
+	say "PASS: the firmware of a TD ran while its memory moved, all of which has come back (build/td.json)"
+else
+	say "PASS: a Linux TD has kept every byte (build/td.json)"
 fi
 exit "$status"
