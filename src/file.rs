@@ -27,6 +27,7 @@ mod guests;
 mod ioctl;
 mod lost;
 mod offline;
+mod turns;
 
 pub(crate) use allocate::drop_kept;
 pub(crate) use lost::start_queue;
@@ -75,6 +76,7 @@ use privmemfd_kernel::{
     },
     trace, //
 };
+use turns::Turns;
 
 /// The file as it is attached to its pages.
 pub(crate) type Attachment = Attached<PrivMem>;
@@ -87,6 +89,7 @@ pub(crate) struct PrivMem {
     relocations: Relocations,
     #[pin]
     lost: Lost,
+    turns: Turns,
     /// Until the last page has left the file and been erased.
     _content: Content,
 }
@@ -100,6 +103,7 @@ pub(crate) fn create(size: u64, mobility: Mobility, node: Node) -> Result<ARef<F
         node,
         relocations: Relocations::new(),
         lost <- Lost::new(),
+        turns: Turns::new(),
         _content: HIBERNATION.enter()?,
     });
     let file = private_file::create(c"[privmemfd]", object, size, mobility)?;
@@ -115,6 +119,12 @@ pub(crate) fn create(size: u64, mobility: Mobility, node: Node) -> Result<ARef<F
         nid,
     );
     Ok(file)
+}
+
+/// [`get_folio`] for a guest.
+pub(crate) fn fault(file: &Attachment, index: usize) -> Result<LockedFolio> {
+    file.object().turns.fault();
+    get_folio(file, index)
 }
 
 /// The folio at page offset `index`, allocated if there is none. May sleep.

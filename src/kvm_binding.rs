@@ -72,7 +72,7 @@ pub(crate) fn connect() -> Option<Connection<PrivMem>> {
 #[vtable]
 impl Provider for PrivMem {
     fn get_folio(file: &Attachment, index: usize) -> Result<LockedFolio> {
-        file::get_folio(file, index)
+        file::fault(file, index)
     }
 
     fn create_for_kvm(size: u64) -> Result<ARef<File>> {

@@ -56,8 +56,8 @@ use privmemfd_kernel::{
 /// Most that [`batch`] can be.
 const MOST: usize = 512;
 
-/// Pages that move together. A vCPU that wants one of them waits for the batch, and maybe for the next
-/// (`Documentation/cost.rst`). Set when the module is loaded.
+/// Pages that move together. A vCPU that wants one of them waits for the batch, but not for the next
+/// (`file::turns`). Set when the module is loaded.
 pub(crate) fn batch() -> usize {
     module_parameters::batch.value()
 }

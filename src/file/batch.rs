@@ -150,6 +150,7 @@ impl Batch<'_> {
             drop(pair.dst);
             pair.src
         }));
+        file.object().turns.over();
         // Once: all CPUs share these.
         file.object().count(Ok(()), moved);
         Ok(moved)

@@ -215,6 +215,7 @@ fn move_batch(
         candidates.truncate(room.len());
     }
 
+    object.turns.wait();
     let mut batch = room.batch(file, file.mapping().lock_shared());
     // Rising offsets: two requests at once cannot wait for each other.
     for (index, seen) in candidates.drain_all() {

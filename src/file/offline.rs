@@ -110,6 +110,7 @@ fn clear_of(file: &Attachment, pages: &[Sighting], block: &Residents<'_, PrivMem
         // Memory first: allocation may sleep for long, and must not do so under folio locks.
         let mut room = Room::new(pages.len())?;
         away.alloc(pages.len(), |dst| room.take(dst))?;
+        file.object().turns.wait();
         let Some(held) = file.mapping().try_lock_shared() else {
             return Ok(());
         };

@@ -147,6 +147,11 @@ pub struct Pause {
     pub longest: f64,
     /// Units per page of the move, nobody being in the way; with what the emulated TDX module takes.
     pub move_per_page: f64,
+    /// Units that one batch takes at most, beside nothing else.
+    pub one_batch: f64,
+    /// Units that an access takes at most beyond the others while nobody is in its way, the page has just
+    /// moved and the other CPU is busy.
+    pub fault: f64,
 }
 
 /// What a function takes.
