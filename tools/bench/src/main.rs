@@ -120,6 +120,7 @@ fn write(mut report: Report, path: &Path, add_pauses: bool) -> anyhow::Result<()
     if add_pauses {
         let mut all: Report = serde_json::from_str(&fs::read_to_string(path)?)?;
         all.pause.append(&mut report.pause);
+        all.notes.append(&mut report.notes);
         report = all;
     }
     let text = serde_json::to_string_pretty(&report)?;

@@ -149,9 +149,11 @@ pub struct Pause {
     pub move_per_page: f64,
     /// Units that one batch takes at most, beside nothing else.
     pub one_batch: f64,
-    /// Units that an access takes at most beyond the others while nobody is in its way, the page has just
-    /// moved and the other CPU is busy.
+    /// Units that an access takes beyond the others while nobody is in its way, the page has just moved and
+    /// the other CPU is busy: the median.
     pub fault: f64,
+    /// Accesses that have waited longer than a batch, the longest such fault and a turn of the CPUs.
+    pub over: usize,
 }
 
 /// What a function takes.

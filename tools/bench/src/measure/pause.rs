@@ -36,6 +36,7 @@ const STRIDE: u64 = 677;
 const TURN: u64 = 20_011;
 /// Times that all batches are timed.
 const PASSES: usize = 3;
+
 /// Times in units of the clock.
 fn accesses(mut touch: impl FnMut(u64) -> anyhow::Result<()>) -> anyhow::Result<Vec<f64>> {
     let nr = |access| access * STRIDE % PAGES;
@@ -139,6 +140,8 @@ fn pause(
     let faults: Vec<_> = waits(faults).collect();
 
     let waits: Vec<_> = waits(beside_moves(fd, || accesses(&mut touch))?).collect();
+    let most = one_batch + longest(&faults) + TURN as f64;
+    let over = waits.iter().filter(|wait| **wait > most).count();
     Ok(Pause {
         vm: vm.into(),
         batch,
@@ -147,7 +150,8 @@ fn pause(
         p99: p99(waits),
         move_per_page,
         one_batch,
-        fault: longest(&faults),
+        fault: median(faults.into_iter()),
+        over,
     })
 }
 
@@ -183,8 +187,8 @@ fn td(batch: u64) -> anyhow::Result<Pause> {
 ///
 /// # Errors
 ///
-/// Also if a vCPU has waited longer than one batch, a fault and a turn of the other CPU take: until that
-/// ends, a vCPU that is woken does not run here.
+/// Also if more than 1 % of the accesses have waited for longer than one batch and a fault take. What
+/// only few have met may be no lock, but whatever else this machine does.
 pub fn pauses(bench: &mut Bench, batch: u64) -> anyhow::Result<Vec<Pause>> {
     if bench.amount.unit != Unit::Instructions {
         bench.note("the clock counts no instructions: no pauses");
@@ -193,14 +197,21 @@ pub fn pauses(bench: &mut Bench, batch: u64) -> anyhow::Result<Vec<Pause>> {
     let pauses = vec![software(batch)?, td(batch)?];
     for p in &pauses {
         ensure!(
-            p.longest <= p.one_batch + p.fault + TURN as f64,
-            "a vCPU of a {} has waited for {:.0} instructions: one batch of {} takes {:.0}, a fault {:.0}",
+            p.p99 <= p.one_batch + p.fault,
+            "1 % of the accesses of a {} have waited for {:.0} instructions or more: one batch of {} takes \
+             {:.0}, a fault {:.0}",
             p.vm,
-            p.longest,
+            p.p99,
             p.batch,
             p.one_batch,
             p.fault
         );
+        if p.over > 0 {
+            bench.note(format!(
+                "{} of {} accesses of a {} have waited longer than for one batch of {}",
+                p.over, p.accesses, p.vm, p.batch
+            ));
+        }
     }
     Ok(pauses)
 }
