@@ -140,16 +140,36 @@ struct Hog {
     chunks: Vec<Chunk>,
 }
 
+/// Where memory comes from.
+#[derive(Debug, Clone, Copy)]
+enum Source {
+    /// This node; whoever asks for more than it has is killed.
+    Only(u32),
+    /// This node, or another if it has none. A huge page for which nobody reclaims never comes
+    /// from another.
+    First(u32),
+}
+
+impl Source {
+    /// Mode and nodes of such a policy.
+    fn policy(self) -> (libc::c_long, u64) {
+        const MPOL_PREFERRED: libc::c_long = 1;
+        const MPOL_BIND: libc::c_long = 2;
+        match self {
+            Source::Only(node) => (MPOL_BIND, 1 << node),
+            Source::First(node) => (MPOL_PREFERRED, 1 << node),
+        }
+    }
+}
+
 /// As much as a huge page, at a place where it can be one.
 #[derive(Debug)]
 struct Chunk(*mut u8);
 
 impl Chunk {
-    const MPOL_BIND: libc::c_long = 2;
-
-    /// Without memory yet; it will be of that node. Only the chunk's, not the page tables for it: in
-    /// a CMA area of the node there may be room for what can move, when there is none for them.
-    fn new(node: u32, advice: Advice) -> io::Result<Self> {
+    /// Without memory yet. The policy is the chunk's, not that of the page tables for it: in a
+    /// CMA area of the node there may be room for what can move, when there is none for them.
+    fn new(from: Source, advice: Advice) -> io::Result<Self> {
         // The kernel puts a mapping of this size or more where huge pages fit.
         // SAFETY: a new mapping in a place of the kernel's choice.
         let at = unsafe {
@@ -161,19 +181,9 @@ impl Chunk {
             )?
         };
         let chunk = Self(at.cast());
-        let nodes = 1u64 << node;
+        let (mode, nodes) = from.policy();
         // SAFETY: the kernel reads 64 bits at `nodes`; nothing relies on the chunk's content.
-        let bound = unsafe {
-            libc::syscall(
-                libc::SYS_mbind,
-                chunk.0,
-                CHUNK,
-                Self::MPOL_BIND,
-                &nodes,
-                64,
-                0,
-            )
-        };
+        let bound = unsafe { libc::syscall(libc::SYS_mbind, chunk.0, CHUNK, mode, &nodes, 64, 0) };
         if bound != 0 {
             return Err(io::Error::last_os_error());
         }
@@ -238,7 +248,7 @@ impl Hog {
                     "{free} bytes of node {node} are still free after {PATIENCE:?}"
                 )));
             }
-            let chunk = Chunk::new(node, Advice::LinuxHugepage)?;
+            let chunk = Chunk::new(Source::Only(node), Advice::LinuxHugepage)?;
             chunk.touch(0..CHUNK);
             self.chunks.push(chunk);
         }
@@ -255,7 +265,7 @@ impl Hog {
     /// only.
     fn holes(&mut self, node: u32, size: u64) -> io::Result<u64> {
         for _ in 0..size.div_ceil(HUGE) {
-            let chunk = Chunk::new(node, Advice::LinuxNoHugepage)?;
+            let chunk = Chunk::new(Source::Only(node), Advice::LinuxNoHugepage)?;
             chunk.touch(0..CHUNK);
             self.chunks.push(chunk);
         }
@@ -266,11 +276,12 @@ impl Hog {
         Ok(taken)
     }
 
-    /// Takes huge pages of a node until there is none.
+    /// Takes huge pages of a node until there is none. The single page that comes instead may
+    /// be of any node: this one has by then nothing left above its watermarks.
     fn huge(&mut self, node: u32) -> io::Result<u64> {
         let mut taken = 0;
         loop {
-            let chunk = Chunk::new(node, Advice::LinuxHugepage)?;
+            let chunk = Chunk::new(Source::First(node), Advice::LinuxHugepage)?;
             chunk.touch(0..PAGE);
             // Only a huge page is there as a whole.
             if chunk.frames()?.iter().any(Option::is_none) {
