@@ -123,7 +123,7 @@ self_tests() {
 # offlining.
 tool_tests() {
 	for name in privmemctl_free privmemctl_user guide; do
-		suite "$1: ${name}_test" 60 "/tests/${name}_test"
+		suite "$1: ${name}_test" 100 "/tests/${name}_test"
 	done
 	suite "$1: offline_test" 200 /tests/offline_test
 }
