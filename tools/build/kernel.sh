@@ -1,23 +1,26 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 #
-# kernel.sh plain|debug|kcsan|rt: build the test kernel unpatched, once for each set of
-# {source version, config, toolchain}, and print its build folder. The KVM
-# patches are not part of it: they touch kvm.ko and the vendor modules only,
-# which kvm-modules.sh builds beside it, so a new patch costs no new kernel.
+# kernel.sh FLAVOUR: build the test kernel unpatched, once for each set of {source
+# version, config, toolchain}, and print its build folder. A flavour is plain or, on
+# top of that, another fragment of tools/vm/config; the compiler is clang, of gcc*
+# the machine's gcc. The KVM patches are not part of it: they touch kvm.ko and the
+# vendor modules only, which kvm-modules.sh builds beside it, so a new patch costs no
+# new kernel.
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=lib.sh
 . "$(dirname "$0")/lib.sh"
 
-flavour=${1:?plain, debug, kcsan or rt}
+config=$TOP/tools/vm/config
+flavours=$(cd "$config" && echo *.config | sed 's/\.config//g')
+flavour=${1:?one of $flavours}
 src=$(readlink -f "$CACHE/linux")
-fragments=("$TOP/tools/vm/config/plain.config")
-steps=1600
+fragments=("$config/plain.config")
+steps=1650
+[ -f "$config/$flavour.config" ] || die "unknown kernel flavour '$flavour'" "there are: $flavours"
+[ "$flavour" = plain ] || fragments+=("$config/$flavour.config")
 case $flavour in
-plain) ;;
-debug) fragments+=("$TOP/tools/vm/config/debug.config") steps=1650 ;;
-kcsan | rt) fragments+=("$TOP/tools/vm/config/$flavour.config") ;;
-*) die "unknown kernel flavour '$flavour'" "use plain, debug, kcsan or rt" ;;
+gcc*) export KERNEL_CC=gcc ;;
 esac
 
 identity=$(key "$src" "$(make -s -C "$src" kernelversion)" "$(toolchain_id)" "${fragments[@]}")
@@ -38,6 +41,9 @@ kmake "$src" O="$out" olddefconfig >>"$out/config.log" 2>&1 ||
 grep -q '^CONFIG_RUST=y' "$out/.config" ||
 	die "this toolchain cannot build Rust for the kernel" \
 		"run 'make -C $src LLVM=-$LLVM_VERSION rustavailable' to see why"
+# What the fragment asks for and Kconfig has not granted would be tested by nobody.
+asked=$(grep '^CONFIG_' "${fragments[-1]}" | grep -vxFf "$out/.config") || true
+[ "$flavour" = plain ] || [ -z "$asked" ] || die "this source or toolchain has no" "${asked//$'\n'/ }"
 with_progress "$flavour kernel" "$steps" "$out/build.log" \
 	kmake "$src" O="$out" -j"$(nproc)" bzImage modules ||
 	die "the $flavour kernel does not build" "read $out/build.log; to start over remove $out"

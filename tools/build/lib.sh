@@ -75,7 +75,7 @@ with_progress() {
 # toolchain_id: the words that decide whether compiled output may be reused.
 toolchain_id() {
 	rustc --version
-	"clang-$LLVM_VERSION" --version | head -n 1
+	"${KERNEL_CC:-clang-$LLVM_VERSION}" --version | head -n 1
 	"$(bindgen_bin)" --version
 }
 
@@ -103,11 +103,13 @@ clang_of() {
 	sed -n 's/^CONFIG_CC_VERSION_TEXT=.*clang version \([0-9]*\)\..*/\1/p' "$1/include/config/auto.conf"
 }
 
-# kmake DIR ARGS...: make in a kernel's source, with this project's toolchain, or in
+# kmake DIR ARGS...: make in a kernel's source, with this project's toolchain (KERNEL_CC=gcc:
+# with the machine's gcc for C), or in
 # a kernel's build folder, with the compiler that has built it: the machine's, or that
 # of the unpacked Debian that the folder names (stock-kdir.sh).
 kmake() {
-	local src=$1 clang=$LLVM_VERSION llvm=()
+	local src=$1 clang=${KERNEL_CC:-$LLVM_VERSION} llvm=()
+	clang=${clang#gcc}
 	shift
 	if [ -e "$src/toolchain" ]; then
 		"$TOP/tools/build/in-root.sh" "$src/toolchain" make -C "$src" \
