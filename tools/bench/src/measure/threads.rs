@@ -96,9 +96,12 @@ fn on_files(count: u64) -> anyhow::Result<f64> {
     best(&guests, &parts)
 }
 
+/// What a page costs with so many threads.
+type Measure = fn(u64) -> anyhow::Result<f64>;
+
 /// One, two and four of them.
 pub fn threads(bench: &mut Bench) -> anyhow::Result<Vec<Growth>> {
-    let all: [(&str, fn(u64) -> anyhow::Result<f64>); 2] = [
+    let all: [(&str, Measure); 2] = [
         ("moving a VM's 32 MiB by n threads", on_one_file),
         ("moving 32 MiB of n VMs by n threads", on_files),
     ];

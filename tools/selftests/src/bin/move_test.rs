@@ -160,13 +160,13 @@ fn moves_short_of_memory_tell_each_page() {
 
 /// The pages of a node, but for what the allocator keeps back, until it is dropped: huge pages, and the
 /// rest of them in a file.
-struct FullNode {
+struct Occupied {
     huge_pages: String,
     before: String,
     rest: PrivMemFd,
 }
 
-impl FullNode {
+impl Occupied {
     fn new(node: u32) -> Self {
         const REST: u64 = 1024 * MIB;
         const STEP: u64 = 2 * MIB;
@@ -198,7 +198,7 @@ impl FullNode {
     }
 }
 
-impl Drop for FullNode {
+impl Drop for Occupied {
     fn drop(&mut self) {
         let _ = fs::write(&self.huge_pages, &self.before);
     }
@@ -214,7 +214,7 @@ fn a_node_takes_what_it_has_room_for() {
     let mut guest = Guest::new(&fd, 1);
     guest.fill();
     fd.move_range(0..SIZE, Some(from)).unwrap();
-    let full = FullNode::new(to);
+    let full = Occupied::new(to);
     // Where it ends in a batch is chance.
     let in_a_batch = (1..=10).any(|round| {
         full.free(100 * round);
