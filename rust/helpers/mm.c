@@ -381,12 +381,37 @@ void privmemfd_helper_mapping_set_unevictable(struct address_space *mapping)
 
 /*
  * memory_failure() looks once whether a frame is online, and then may wait until its
- * block has gone offline: the struct page must stay until it is done. These are the
- * calls under way. No lock, for it would be taken inside the one of the notifiers,
- * which whoever memory_failure() waits for takes shared: no cycle, as blocks go
- * offline one after the other, but lockdep cannot know.
+ * block has gone offline: the struct page must stay until it is done. So it must while
+ * a folio that has failed leaves its file, for offlining passes such folios by whoever
+ * has them. These are the tasks at work on one. No lock, for it would be taken inside
+ * the one of the notifiers, which whoever memory_failure() waits for takes shared: no
+ * cycle, as blocks go offline one after the other, but lockdep cannot know.
  */
 static atomic_t failing;
+
+void privmemfd_helper_failing_begin(void)
+{
+	atomic_inc(&failing);
+	/*
+	 * Pairs with privmemfd_helper_failing_sync(), and with the offline section that
+	 * memory_failure() looks for.
+	 */
+	smp_mb__after_atomic();
+}
+
+void privmemfd_helper_failing_end(void)
+{
+	if (atomic_dec_and_test(&failing))
+		wake_up_var(&failing);
+}
+
+/* Wait for all that have begun. */
+void privmemfd_helper_failing_sync(void)
+{
+	/* Who begins after this finds what the caller has done before. */
+	smp_mb();
+	wait_var_event(&failing, !atomic_read(&failing));
+}
 
 /*
  * Whoever has found the error has told the kernel that it is a real one, which would
@@ -394,23 +419,11 @@ static atomic_t failing;
  */
 int privmemfd_helper_memory_failure(unsigned long pfn)
 {
-	int ret = -EOPNOTSUPP;
-
 #ifdef CONFIG_MEMORY_FAILURE
-	atomic_inc(&failing);
-	/* Pairs with the offline section that memory_failure() looks for. */
-	smp_mb__after_atomic();
-	ret = memory_failure(pfn, MF_SW_SIMULATED);
-	if (atomic_dec_and_test(&failing))
-		wake_up_var(&failing);
+	return memory_failure(pfn, MF_SW_SIMULATED);
+#else
+	return -EOPNOTSUPP;
 #endif
-
-	return ret;
-}
-
-void privmemfd_helper_memory_failure_sync(void)
-{
-	wait_var_event(&failing, !atomic_read(&failing));
 }
 
 bool privmemfd_helper_node_online(int nid)

@@ -31,7 +31,7 @@ use privmemfd_kernel::{
         cond_resched,
         folio::Locked,
         mapping::Held,
-        memory_failure, //
+        Failing, //
     },
     workqueue::{
         ModuleQueue,
@@ -305,20 +305,22 @@ pub(super) fn tell(file: &Attachment) {
     let mut next = 0;
     while let Some(index) = lost.first_suspect(next) {
         next = index + 1;
-        let Some(pfn) = file.mapping().lock_folio(index).map(|folio| folio.pfn()) else {
-            continue;
-        };
-        // If mm has the folio on its list, this takes it out of the file; if not, it marks it.
-        let _ = memory_failure(pfn);
-        let Some(folio) = file.mapping().lock_folio(index) else {
-            continue;
-        };
-        if folio.pfn() == pfn && folio.is_unusable() && lost.get(index).is_some() {
-            leave(file, &folio);
-            drop(folio);
+        if tell_of(file, index).is_some() {
             unmap(file, index);
         }
     }
+}
+
+/// Tells mm of the page at `index`; `None` if that has left the file by itself.
+fn tell_of(file: &Attachment, index: usize) -> Option<()> {
+    // Also for the second folio, which is marked by then, and until it is let go.
+    let failing = Failing::begin();
+    let pfn = file.mapping().lock_folio(index)?.pfn();
+    // If mm has the folio on its list, this takes it out of the file; if not, it marks it.
+    let _ = failing.memory_failure(pfn);
+    let folio = file.mapping().lock_folio(index)?;
+    (folio.pfn() == pfn && folio.is_unusable() && file.object().lost.get(index).is_some())
+        .then(|| leave(file, &folio))
 }
 
 /// Unmaps what was lost at `index` in every VM. The next access of a guest reaches the VMM as

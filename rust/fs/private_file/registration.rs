@@ -7,8 +7,8 @@
 //!
 //! memory_failure() gives up a page that it meets off the LRU lists, while somebody moves it for
 //! instance: it is marked and stays in its file. Offlining passes marked pages by, and then their
-//! `struct page` is no more. So the end is the last chance for them to leave the file, and for a
-//! memory_failure() of ours to be waited for that is still at work on one.
+//! `struct page` is no more. So the end is the last chance for them to leave the file, and to wait for
+//! those who have one: a memory_failure() of ours, and who takes one out of its file.
 
 use super::{
     residents::Residents,
@@ -139,10 +139,14 @@ impl<T: PrivateFile> Offline for Sweeper<T> {
 
     fn ends(block: &Block<'_>) {
         // SAFETY: Process context. Whoever is waited for needs nothing of who goes offline.
-        unsafe { ffi::privmemfd_helper_memory_failure_sync() };
+        unsafe { ffi::privmemfd_helper_failing_sync() };
         for pfn in block.pfns() {
             Self::sweep(pfn);
         }
+        // Now nobody finds one, but a folio loses its mapping, by which it is found here, before
+        // whoever takes it out of its file is through.
+        // SAFETY: As above.
+        unsafe { ffi::privmemfd_helper_failing_sync() };
     }
 }
 
