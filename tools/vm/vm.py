@@ -227,7 +227,7 @@ class Keyboard:
 class Output:
     """Follows the script's line; tells its text from the files behind the marker."""
 
-    def __init__(self, path, token, sink):
+    def __init__(self, path, token, sink, begins):
         self.stream = open(path, "rb")
         self.log = open(path.with_name("job.log"), "wb")
         self.marker = b"\n" + token.encode() + b" "
@@ -235,7 +235,8 @@ class Output:
         self.held = b""
         self.marked = False
         self.line_ended = True
-        self.begun = False
+        # Called before anything is shown.
+        self.begins = begins
 
     def poll(self):
         data = self.held + self.stream.read()
@@ -256,7 +257,7 @@ class Output:
 
     def show(self, data):
         if data:
-            self.begun = True
+            self.begins()
             self.line_ended = data.endswith(b"\n")
             for stream in (self.sink, self.log):
                 stream.write(data)
@@ -358,8 +359,10 @@ def main():
     (options.out / "job.raw").touch()
 
     deadline = time.monotonic() + options.timeout + GRACE_SECONDS + BOOT_SECONDS
-    output = Output(options.out / "job.raw", token, sys.stdout.buffer)
     keyboard = Keyboard(options.out / "job.in") if options.interactive else None
+    # Who sees a prompt may type: nothing of that is echoed by the terminal.
+    begins = keyboard.listen if keyboard else (lambda: None)
+    output = Output(options.out / "job.raw", token, sys.stdout.buffer, begins)
     with open(options.out / "qemu.log", "wb") as log:
         machine = subprocess.Popen(
             qemu(options, initramfs), stdin=subprocess.DEVNULL, stdout=log, stderr=log
@@ -372,8 +375,6 @@ def main():
                 elif not keyboard.poll(0.02):
                     machine.kill()
                 output.poll()
-                if keyboard and output.begun:
-                    keyboard.listen()
                 if time.monotonic() > deadline:
                     hung = True
                     machine.kill()

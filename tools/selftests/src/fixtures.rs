@@ -243,7 +243,12 @@ impl Guest {
         };
         let crew = Crew::start(&self.vm, std::mem::take(&mut self.vcpus), &job).unwrap();
         let end = crew.finish(PATIENCE);
-        let (vcpus, progress) = end.unwrap_or_else(|e| panic!("{e}\n{}", stuck::describe()));
+        let (vcpus, progress) = end.unwrap_or_else(|e| match e.to_string() {
+            text if is_emulators(&text) => skip(format!(
+                "the emulated CPU has saved its own registers as a guest's (testing.rst): {text}"
+            )),
+            text => panic!("{text}\n{}", stuck::describe()),
+        });
         self.vcpus = vcpus;
         assert_eq!(progress.mismatches, 0, "wrong content: {progress:x?}");
         progress
@@ -287,6 +292,12 @@ pub fn done(exit: Exit) -> u64 {
         Exit::Done(value) => value,
         other => panic!("unexpected exit {other:?}"),
     }
+}
+
+/// Whether a guest that was brought back had registers that only the emulated CPU knows together: its
+/// code is in low memory, and RIP and RSP are the host kernel's.
+fn is_emulators(text: &str) -> bool {
+    text.contains("Kicked(") && text.contains(" rip: ffffffff") && text.contains(" rsp: ffff")
 }
 
 /// Panics, and tells what everybody is at, unless vCPUs do two more rounds or leave by
@@ -450,5 +461,13 @@ mod tests {
         assert_eq!(taken_of_movable(zones, 0), None);
         assert_eq!(taken_of_movable(zones, 1), Some(40));
         assert_eq!(taken_of_movable(zones, 2), None);
+    }
+
+    #[test]
+    fn registers_of_the_host_are_the_emulators() {
+        let regs = |rsp, rip| format!("vCPU 0: Kicked(\"kvm_regs {{ rsp: {rsp}, rip: {rip}, }}\")");
+        assert!(is_emulators(&regs("ffffc900001a7c38", "ffffffffa007249c")));
+        assert!(!is_emulators(&regs("1", "2050")));
+        assert!(!is_emulators("vCPU 0 does not come back from KVM"));
     }
 }

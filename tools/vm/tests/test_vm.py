@@ -20,7 +20,7 @@ class Stream(unittest.TestCase):
             path = Path(folder) / "job.raw"
             path.touch()
             sink = io.BytesIO()
-            output = vm.Output(path, "token", sink)
+            output = vm.Output(path, "token", sink, lambda: None)
             with open(path, "ab") as stream:
                 for chunk in chunks:
                     stream.write(chunk)
