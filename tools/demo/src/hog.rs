@@ -6,6 +6,7 @@
 use std::fs;
 use std::io::{self, BufRead, BufReader, Lines, Write};
 use std::ops::Range;
+use std::path::Path;
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -72,10 +73,10 @@ pub struct HogProcess {
 }
 
 impl HogProcess {
-    /// Starts it and waits until it did what it is for; also returns how many pages, of
+    /// Starts it, of the demonstration's `program`, and waits until it did what it is for; also returns how many pages, of
     /// [`HUGE`] bytes with [`Plan::Huge`], it has.
-    pub fn start(plan: &Plan) -> io::Result<(Self, u64)> {
-        let mut child = Command::new("/proc/self/exe")
+    pub fn start(program: &Path, plan: &Plan) -> io::Result<(Self, u64)> {
+        let mut child = Command::new(program)
             .arg("hog")
             .args(plan.arguments())
             .stdin(Stdio::piped())

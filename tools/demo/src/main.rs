@@ -4,7 +4,6 @@
 //! allocates contiguous memory and moves pages between nodes. On request a
 //! second guest does the same with memory that a TD owns. Ends with a verdict.
 
-mod hog;
 mod phases;
 mod report;
 mod stage;
@@ -15,6 +14,7 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::{Parser, Subcommand};
+use demo::hog;
 use privmemctl::draw::{bytes, number};
 use privmemfd_ioctls::Refusal;
 

@@ -5,8 +5,6 @@ pub mod compaction;
 pub mod contiguous;
 pub mod offline;
 
-use std::fs;
-use std::io;
 use std::ops::Range;
 
 use anyhow::{bail, Context};
@@ -14,6 +12,9 @@ use privmemctl::draw::number;
 
 use crate::report::Log;
 use crate::stage::Stage;
+
+/// Ourselves.
+const PROGRAM: &str = "/proc/self/exe";
 
 /// Most times that a request is repeated which some pages were refused to.
 const TRIES: u32 = 2000;
@@ -31,37 +32,6 @@ fn two_nodes(stage: &Stage) -> anyhow::Result<(u32, u32)> {
         home,
         other.context("one node only (boot with numa=fake=2)")?,
     ))
-}
-
-/// Settings of the kernel, changed while it lives.
-struct Settings(Vec<(&'static str, String)>);
-
-impl Settings {
-    fn new(values: &[(&'static str, &str)]) -> io::Result<Self> {
-        let mut this = Self(Vec::new());
-        for (path, value) in values {
-            let old = fs::read_to_string(path)?;
-            fs::write(path, value)?;
-            this.0.push((path, chosen(&old).to_owned()));
-        }
-        Ok(this)
-    }
-}
-
-impl Drop for Settings {
-    fn drop(&mut self) {
-        for (path, old) in self.0.iter().rev() {
-            let _ = fs::write(path, old);
-        }
-    }
-}
-
-/// What to write to get a setting back: of choices, the one in brackets.
-fn chosen(text: &str) -> &str {
-    let text = text.trim();
-    text.split_once('[')
-        .and_then(|(_, rest)| rest.split_once(']'))
-        .map_or(text, |(word, _)| word)
 }
 
 /// Moves a range to a node, asking again while there is contention or single pages are refused.
@@ -97,15 +67,4 @@ pub fn on_request(stage: &Stage, log: &mut Log) -> anyhow::Result<()> {
         }
     }
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::chosen;
-
-    #[test]
-    fn a_setting_of_choices_is_the_one_in_brackets() {
-        assert_eq!(chosen("always defer [madvise] never\n"), "madvise");
-        assert_eq!(chosen("256 32 0 0\n"), "256 32 0 0");
-    }
 }

@@ -2,17 +2,18 @@
 //! What the host does to memory: moves, compaction, memory blocks.
 
 use std::fs::{self, File};
-use std::io::{self, BufRead, BufReader, Read, Write};
+use std::io::{self, Read, Write};
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::process::{Child, Command, ExitCode, Stdio};
+use std::process::{Child, ExitCode};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use privmemctl::memory::{Block, MemoryMap, ShortFreeLists};
+use demo::full_node::FullNode;
+use privmemctl::memory::{Block, MemoryMap};
 use privmemfd_ioctls::{Mobility, Options, PrivMemFd};
 use rustix::process::Signal;
 use vmm::Exit;
@@ -292,70 +293,15 @@ pub fn cma_frames() -> Vec<std::ops::Range<u64>> {
         .collect()
 }
 
-/// A node with no free memory but for a CMA area and [`FullNode::SPARE`], until it is dropped:
-/// what comes to it gets into the area.
-pub struct FullNode {
-    /// The demonstration's process that has the memory.
-    hog: Child,
-    settings: Vec<(&'static str, String)>,
-    _lists: ShortFreeLists,
-}
-
-impl FullNode {
-    /// Bytes that stay free.
-    pub const SPARE: u64 = 12 * MIB;
-    /// Nobody compacts to get a huge page, and zones keep next to nothing back.
-    const SETTINGS: [(&str, &str); 3] = [
-        ("/sys/kernel/mm/transparent_hugepage/defrag", "never"),
-        ("/proc/sys/vm/lowmem_reserve_ratio", "0 0 0 0"),
-        ("/proc/sys/vm/min_free_kbytes", "4096"),
-    ];
-
-    /// Fills the node that has the area.
-    pub fn new(node: u32, area: &Range<u64>) -> Self {
-        affects_machine(Effect::Limits);
-        let mut program = std::env::current_exe().unwrap();
-        program.set_file_name("privmemfd-demo");
-        if !program.exists() {
-            skip("privmemfd-demo, which fills nodes, is not beside the tests");
-        }
-        let mut settings = Vec::new();
-        for (path, value) in Self::SETTINGS {
-            let before = fs::read_to_string(path).unwrap();
-            let chosen = before.split_once('[').and_then(|(_, b)| b.split_once(']'));
-            settings.push((path, chosen.map_or(&*before, |(word, _)| word).to_owned()));
-            fs::write(path, value).unwrap();
-        }
-        let lists = ShortFreeLists::new().unwrap();
-        let numbers = [node.into(), Self::SPARE, area.start, area.end];
-        let mut hog = Command::new(program)
-            .args(["hog", "fill"])
-            .args(numbers.map(|n: u64| n.to_string()))
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut answer = String::new();
-        let output = hog.stdout.as_mut().unwrap();
-        BufReader::new(output).read_line(&mut answer).unwrap();
-        let full = Self {
-            hog,
-            settings,
-            _lists: lists,
-        };
-        assert!(answer.trim().parse::<u64>().is_ok(), "{answer:?}");
-        full
+/// A full node, with the demonstration's program, which lies beside the tests.
+pub fn full_node(node: u32, area: &Range<u64>) -> FullNode {
+    affects_machine(Effect::Limits);
+    let mut program = std::env::current_exe().unwrap();
+    program.set_file_name("privmemfd-demo");
+    if !program.exists() {
+        skip("privmemfd-demo, which fills nodes, is not beside the tests");
     }
-}
-
-impl Drop for FullNode {
-    fn drop(&mut self) {
-        drop(self.hog.stdin.take());
-        let _ = self.hog.wait();
-        for (path, value) in self.settings.iter().rev() {
-            let _ = fs::write(path, value.trim());
-        }
-    }
+    FullNode::new(&program, node, area).unwrap()
 }
 
 /// A thread that compacts memory without pause, until it is dropped.

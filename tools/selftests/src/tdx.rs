@@ -322,7 +322,8 @@ impl Crew {
     /// Panics unless the vCPUs get further.
     #[track_caller]
     pub fn goes_on(&self) {
-        go_on(|| self.rounds(), || self.any_left());
+        let on = go_on(|| self.rounds(), || self.any_left());
+        assert!(on, "the guest hangs");
     }
 
     /// Whether a vCPU has ended.

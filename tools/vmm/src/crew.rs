@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Several vCPUs at work in threads.
 
+use std::error::Error;
+use std::fmt;
 use std::io;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -84,8 +86,36 @@ pub struct Progress {
     pub first: Option<Mismatch>,
 }
 
+/// A guest that does not end: what it was at.
+#[derive(Debug)]
+pub struct Hang {
+    text: String,
+    is_emulators: bool,
+}
+
+impl Hang {
+    /// Whether a vCPU had [registers of the host](crate::Registers::are_the_hosts).
+    pub fn is_emulators(&self) -> bool {
+        self.is_emulators
+    }
+}
+
+impl fmt::Display for Hang {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl Error for Hang {}
+
+impl From<Hang> for io::Error {
+    fn from(hang: Hang) -> Self {
+        Self::new(io::ErrorKind::TimedOut, hang)
+    }
+}
+
 /// How long a vCPU may take to see that it has to stop.
-const TO_STOP: Duration = Duration::from_secs(20);
+const TO_STOP: Duration = Duration::from_secs(40);
 /// How long KVM may take to bring back one that does not.
 const TO_LEAVE: Duration = Duration::from_secs(5);
 
@@ -195,34 +225,36 @@ impl Crew {
     }
 
     /// Stops the vCPUs and hands them back; an error if one of them ended
-    /// otherwise than by the end of its code.
+    /// otherwise than by the end of its code, a [`Hang`] if one does not stop.
     pub fn stop(mut self) -> io::Result<(Vec<Vcpu>, Progress)> {
         self.tell_to_stop();
-        self.collect()
+        if self.wait(TO_STOP) {
+            return self.collect();
+        }
+        let text = format!("the guest does not stop; {:?}", self.progress());
+        Err(self.kick(text).into())
     }
 
-    /// Waits for the end of a job with [`ONCE`] and hands the vCPUs back.
+    /// Waits for the end of a job with [`ONCE`] and hands the vCPUs back; a [`Hang`] if the time
+    /// is over.
     pub fn finish(mut self, limit: Duration) -> io::Result<(Vec<Vcpu>, Progress)> {
-        if !self.wait(limit) {
-            let p = self.progress();
-            let running = self.threads.iter().map(|t| !t.is_finished());
-            let running: Vec<bool> = running.collect();
-            self.tell_to_stop();
-            let stops = self.wait(TO_STOP);
-            let mut text = format!(
-                "the guest did not finish in {limit:?}, vCPUs running {running:?}, \
-                 they end when told: {stops}; {p:?}"
-            );
-            if !stops {
-                text += &self.kick();
-            }
-            return Err(io::Error::new(io::ErrorKind::TimedOut, text));
+        if self.wait(limit) {
+            return self.collect();
         }
-        self.collect()
+        let p = self.progress();
+        let running = self.threads.iter().map(|t| !t.is_finished());
+        let running: Vec<bool> = running.collect();
+        self.tell_to_stop();
+        let stops = self.wait(TO_STOP);
+        let text = format!(
+            "the guest did not finish in {limit:?}, vCPUs running {running:?}, \
+             they end when told: {stops}; {p:?}"
+        );
+        Err(self.kick(text).into())
     }
 
     /// Ends vCPUs that do not see the end; says where each was.
-    fn kick(&mut self) -> String {
+    fn kick(&mut self, text: String) -> Hang {
         let end = Instant::now() + TO_LEAVE;
         while !self.wait(Duration::from_millis(20)) && Instant::now() < end {
             for (thread, kick) in self.threads.iter().zip(&self.kicks) {
@@ -230,19 +262,23 @@ impl Crew {
                 let _ = kick.send(thread);
             }
         }
-        let mut text = String::new();
+        let mut hang = Hang {
+            text,
+            is_emulators: false,
+        };
         for (id, thread) in self.threads.drain(..).enumerate() {
             if !thread.is_finished() {
                 // Nobody can wait for it.
-                text += &format!("\nvCPU {id} does not come back from KVM");
+                hang.text += &format!("\nvCPU {id} does not come back from KVM");
                 continue;
             }
-            match thread.join().expect("vCPU threads do not panic").1 {
-                Ok(exit) => text += &format!("\nvCPU {id}: {exit:x?}"),
-                Err(e) => text += &format!("\nvCPU {id}: {e}"),
+            let exit = thread.join().expect("vCPU threads do not panic").1;
+            if let Ok(Exit::Kicked(registers)) = &exit {
+                hang.is_emulators |= registers.are_the_hosts();
             }
+            hang.text += &format!("\nvCPU {id}: {exit:x?}");
         }
-        text
+        hang
     }
 
     fn collect(&mut self) -> io::Result<(Vec<Vcpu>, Progress)> {
@@ -281,7 +317,11 @@ impl Crew {
 impl Drop for Crew {
     fn drop(&mut self) {
         self.tell_to_stop();
-        let _ = self.collect();
+        if self.wait(TO_STOP) {
+            let _ = self.collect();
+        } else {
+            let _ = self.kick(String::new());
+        }
     }
 }
 

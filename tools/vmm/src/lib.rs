@@ -13,6 +13,6 @@ pub mod layout;
 mod vcpu;
 mod vm;
 
-pub use crew::{Crew, Job, Mismatch, Progress};
-pub use vcpu::{Exit, Kick, Vcpu};
+pub use crew::{Crew, Hang, Job, Mismatch, Progress};
+pub use vcpu::{Exit, Kick, Registers, Vcpu};
 pub use vm::{GuestRange, Vm, VmType};

@@ -2,13 +2,15 @@
 //! Memory is compacted, and huge pages can be had that could not before.
 
 use std::fs;
+use std::path::Path;
 
 use anyhow::bail;
+use demo::hog::{HogProcess, Plan, HUGE};
+use demo::settings::Settings;
 use privmemctl::draw::number;
 use privmemctl::memory::ShortFreeLists;
 
-use super::{move_all, two_nodes, Settings};
-use crate::hog::{HogProcess, Plan, HUGE};
+use super::{move_all, two_nodes, PROGRAM};
 use crate::report::Log;
 use crate::stage::Stage;
 
@@ -24,9 +26,9 @@ pub fn compact(stage: &Stage, log: &mut Log) -> anyhow::Result<()> {
     let (node, other) = two_nodes(stage)?;
     move_all(stage, 0..stage.size, other)?;
     let size = 2 * stage.size;
-    let (holes, _) = HogProcess::start(&Plan::Holes { node, size })?;
+    let (holes, _) = HogProcess::start(Path::new(PROGRAM), &Plan::Holes { node, size })?;
     move_all(stage, 0..stage.size, node)?;
-    let (mut huge, mut taken) = HogProcess::start(&Plan::Huge { node })?;
+    let (mut huge, mut taken) = HogProcess::start(Path::new(PROGRAM), &Plan::Huge { node })?;
     drop(holes);
     let mut tries = 0;
     loop {

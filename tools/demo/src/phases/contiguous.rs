@@ -3,19 +3,17 @@
 
 use std::fs;
 use std::ops::Range;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{bail, Context};
+use demo::full_node::FullNode;
 use privmemctl::draw::number;
-use privmemctl::memory::{MemoryMap, ShortFreeLists};
+use privmemctl::memory::MemoryMap;
 
-use super::{move_all, Settings};
-use crate::hog::{HogProcess, Plan};
+use super::{move_all, PROGRAM};
 use crate::report::Log;
 use crate::stage::Stage;
 
-/// Memory that stays free on a node that is filled, apart from the CMA area.
-const SPARE: u64 = 12 << 20;
 /// Guest memory that is led to it: more than there is room elsewhere.
 const LURED: u64 = 32 << 20;
 /// Attempts to allocate the whole area.
@@ -120,7 +118,7 @@ fn allocate(cma: &Cma) -> anyhow::Result<u64> {
     Ok(got)
 }
 
-/// Brings guest pages into the area: its node is filled but for [`SPARE`] and the area,
+/// Brings guest pages into the area: its node is filled but for some MiB and the area,
 /// so that of [`LURED`] bytes most find no other place.
 fn lure(stage: &Stage, frames: &Range<u64>) -> anyhow::Result<()> {
     let map = MemoryMap::read()?;
@@ -131,20 +129,7 @@ fn lure(stage: &Stage, frames: &Range<u64>) -> anyhow::Result<()> {
     };
     let part = 0..stage.size.min(LURED);
     move_all(stage, part.clone(), away)?;
-    // Nobody compacts to get a huge page: it would be the guest's pages that move. Zones
-    // keep next to nothing back, neither for lower zones' users nor for emergencies.
-    let _settings = Settings::new(&[
-        ("/sys/kernel/mm/transparent_hugepage/defrag", "never"),
-        ("/proc/sys/vm/lowmem_reserve_ratio", "0 0 0 0"),
-        ("/proc/sys/vm/min_free_kbytes", "4096"),
-    ])?;
-    let _lists = ShortFreeLists::new()?;
-    let _full = HogProcess::start(&Plan::Fill {
-        node: home,
-        spare: SPARE,
-        from: frames.start,
-        to: frames.end,
-    })?;
+    let _full = FullNode::new(Path::new(PROGRAM), home, frames)?;
     move_all(stage, part, home).context("guest pages cannot be led into the CMA area")?;
     Ok(())
 }

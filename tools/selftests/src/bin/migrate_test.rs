@@ -8,7 +8,7 @@ use privmemfd_ioctls::{Mobility, Options, PrivMemFd, Refusal, Zone};
 use selftests::cases;
 use selftests::effects::{affects_machine, Effect};
 use selftests::fixtures::{
-    device, fails, file, for_compaction, go_on, movable, two_nodes, Guest, MIB, PAGE, PATIENCE,
+    device, ended, fails, file, for_compaction, movable, two_nodes, Guest, MIB, PAGE, PATIENCE,
 };
 use selftests::hostmem::{
     can_go_offline, cma_frames, compact, movable_blocks, offlinable, settle, CompactUnevictable,
@@ -47,11 +47,11 @@ fn a_running_guest_keeps_every_byte() {
     let fd = movable(SIZE);
     let mut guest = Guest::new(&fd, 2);
     guest.fill();
-    let crew = guest.run();
+    let mut crew = guest.run();
     let mut moved = 0;
     for _ in 0..5 {
         moved += moved_all(&fd, None);
-        go_on(|| crew.progress().rounds, || crew.any_left());
+        crew = guest.goes_on(crew);
     }
     let progress = guest.end(crew);
     guest.verify();
@@ -110,7 +110,7 @@ fn offline_moves_pages_away() {
         assert!(moved >= pages, "{moved} of {pages} pages counted");
         offlined += 1;
     }
-    go_on(|| crew.progress().rounds, || crew.any_left());
+    let crew = guest.goes_on(crew);
     guest.end(crew);
     guest.verify();
     assert!(offlined > 0, "every block refused to go offline, see above");
@@ -140,7 +140,7 @@ fn compaction_moves_pages() {
     guest.job.flags |= vmm::guest::ALLOW_ZERO;
     let job = guest.job.clone();
     let vcpus = std::mem::take(&mut guest.vcpus);
-    let (_, p) = vmm::Crew::verify_once(&guest.vm, vcpus, &job, PATIENCE).unwrap();
+    let (_, p) = ended(vmm::Crew::verify_once(&guest.vm, vcpus, &job, PATIENCE));
     assert_eq!(p.mismatches, 0, "{p:x?}");
     assert_eq!(p.zeros, SIZE / 8, "cells in holes");
 }

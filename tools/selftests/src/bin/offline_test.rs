@@ -15,7 +15,7 @@ use privmemfd_ioctls::{Device, Mobility, Options, PrivMemFd};
 use rustix::mm::{mmap_anonymous, munmap, MapFlags, ProtFlags};
 use rustix::pipe::{pipe, vmsplice, IoSliceRaw, SpliceFlags};
 use selftests::cases;
-use selftests::fixtures::{file, go_on, role, two_nodes, wait_for, Guest, MIB, PAGE, PATIENCE};
+use selftests::fixtures::{file, role, two_nodes, wait_for, Guest, MIB, PAGE, PATIENCE};
 use selftests::hostmem::{
     can_go_offline, counter, interrupt, movable_blocks, offlinable, offlinable_on, offlining,
     offlining_role,
@@ -141,7 +141,7 @@ fn a_running_guest_keeps_every_byte() {
     let fd = offlinable(SIZE);
     let mut guest = Guest::new(&fd, 2);
     guest.fill();
-    let crew = guest.run();
+    let mut crew = guest.run();
     let before = ahead();
     let mut pages = 0;
     for _ in 0..3 {
@@ -154,7 +154,7 @@ fn a_running_guest_keeps_every_byte() {
         let left = pages_in(&block, &fd);
         online(&block);
         assert_eq!(left, 0, "pages in an offline block");
-        go_on(|| crew.progress().rounds, || crew.any_left());
+        crew = guest.goes_on(crew);
     }
     guest.end(crew);
     guest.verify();

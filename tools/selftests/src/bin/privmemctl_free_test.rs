@@ -6,6 +6,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::process::ExitCode;
 
+use demo::full_node::SPARE;
 use privmemctl::frames::Usage;
 use privmemctl::memory::{own_frames, Block, MemoryMap};
 use privmemctl::place;
@@ -13,7 +14,7 @@ use privmemfd_ioctls::{Mobility, Options, PrivMemFd};
 use selftests::cases;
 use selftests::effects::{affects_machine, Effect};
 use selftests::fixtures::{device, two_nodes, Guest, MIB, PAGE};
-use selftests::hostmem::{cma_frames, heal, movable_blocks, CompactUnevictable, FullNode};
+use selftests::hostmem::{cma_frames, full_node, heal, movable_blocks, CompactUnevictable};
 use selftests::ktap::{self, skip};
 use selftests::starve::FailingCopies;
 use selftests::tool::{complains, ends, says, tells, Holder};
@@ -216,7 +217,7 @@ fn private_memory_leaves_cma_areas() {
     let area = areas.iter().max_by_key(|a| a.frames.end - a.frames.start);
     let (area, home) = area.and_then(|a| Some((a, a.node?))).unwrap();
     let away = map.nodes().into_iter().find(|n| *n != home).unwrap();
-    let size = FullNode::SPARE + 8 * MIB;
+    let size = SPARE + 8 * MIB;
     let file = device()
         .create(size, Options::new(Mobility::Movable).node(away))
         .unwrap();
@@ -227,7 +228,7 @@ fn private_memory_leaves_cma_areas() {
         let is_inside = |f: &&u64| areas.iter().any(|a| a.frames.contains(f));
         frames.iter().flatten().filter(is_inside).count() as u64
     };
-    let full = FullNode::new(home, &area.frames);
+    let full = full_node(home, &area.frames);
     assert_eq!(file.move_range(0..size, Some(home)).unwrap(), size / PAGE);
     let before = inside();
     assert!(before > 0, "no page has come into {area}");

@@ -16,7 +16,7 @@ use rustix::process::Signal;
 use selftests::cases;
 use selftests::effects::{affects_machine, Effect};
 use selftests::fixtures::{
-    bind_or_skip, child, for_compaction, go_on, movable, role, seed, signal, vm, wait_for, Cgroup,
+    bind_or_skip, child, ended, for_compaction, movable, role, seed, signal, vm, wait_for, Cgroup,
     Guest, MIB, PAGE, PATIENCE,
 };
 use selftests::hostmem::{movable_blocks, pages_relocated, Compactor, Mover};
@@ -57,7 +57,7 @@ fn against(
         }
     });
     let moved = mover.end();
-    go_on(|| crew.progress().rounds, || crew.any_left());
+    let crew = guest.goes_on(crew);
     guest.end(crew);
     report(what, count, moved);
 }
@@ -306,7 +306,7 @@ fn two_vms() {
     let mut rounds = 0;
     let mut vcpus = Vec::new();
     for crew in crews {
-        let (mut idle, progress) = crew.stop().unwrap();
+        let (mut idle, progress) = ended(crew.stop());
         assert_eq!(progress.mismatches, 0, "{progress:x?}");
         rounds += progress.rounds;
         vcpus.push(idle.pop().unwrap());
@@ -324,7 +324,7 @@ fn two_vms() {
             flags: ANY_ROUND,
             ..job.clone()
         };
-        let (_, progress) = Crew::verify_once(vm, vec![vcpu], &all, PATIENCE).unwrap();
+        let (_, progress) = ended(Crew::verify_once(vm, vec![vcpu], &all, PATIENCE));
         assert_eq!(progress.mismatches, 0, "the other VM's part: {progress:x?}");
     }
     report("verified by two VMs", rounds, moved);
