@@ -28,11 +28,16 @@ prepare() {
 		kill "$programs" 2>/dev/null
 		exit 1
 	}
+	# Another run in this checkout may want the same.
+	mkdir -p "$BUILD"
+	exec 8>"$BUILD/modules-$1.lock"
+	flock 8
 	build_module "$1"
 	TEST_MODULES=$BUILD/test-modules-$1
 	say "TDX emulator and test modules for the $1 kernel"
 	"$TOP/tools/build/test-modules.sh" "$KDIR" "$TEST_MODULES" \
 		KBUILD_EXTRA_SYMBOLS="$BUILD/module-$1/Module.symvers" || exit 1
+	exec 8>&-
 	wait "$programs" || die "the programs under tools/ do not build" "read the messages above"
 }
 
