@@ -58,5 +58,5 @@ lost=src/file/lost.rs
 mutant "a lost page is forgotten" $lost 's/self\.set\.store\(self\.set\.load\(Relaxed\) \+ 1, Relaxed\);//'
 mutant "a lost page stays in its file" $lost 's/if let Err\(e\) = file\.mapping\(\)\.expel\(folio\) \{/if let Err(e) = Ok::<(), Error>(()) {/'
 mutant "a page that could not be read is not told of" $lost 's/file\.defer\(&QUEUE\);/let _ = \&QUEUE;/'
-mutant "a hole does not heal" src/file/allocate.rs 's/file\.object\(\)\.lost\.clear\(pages, \|_\| true\);/drop(pages);/'
+mutant "a hole does not heal" src/file/allocate.rs 's/file\.object\(\)\.lost\.clear\(part, \|_\| true\);/drop(part);/'
 exit "$failed"
