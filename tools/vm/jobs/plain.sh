@@ -15,14 +15,29 @@ unload_for_random_operations() {
 	rmmod tdxemu && rmmod tdhost && rmmod copyfail && rmmod hwpoison_inject
 }
 
+# refuses_batch NUMBER
+refuses_batch() {
+	insmod /modules/privmemfd.ko "batch=$1" || return 0
+	rmmod privmemfd
+	return 1
+}
+
+# moves_by NUMBER: so many pages at a time. What comes after this needs another module,
+# so this one goes also if a test fails.
+moves_by() {
+	insmod /modules/privmemfd.ko "batch=$1" || return 1
+	/tests/move_test && /tests/migrate_test MOVE
+	passed=$?
+	rmmod privmemfd && [ $passed -eq 0 ]
+}
+
 # batches: any number of pages from 1 to 512 moves together, and no other is taken.
 batches() {
 	for batch in 0 513 -1 many; do
-		! insmod /modules/privmemfd.ko "batch=$batch" || return 1
+		refuses_batch "$batch" || return 1
 	done
 	for batch in 1 33 512; do
-		insmod /modules/privmemfd.ko "batch=$batch" && /tests/move_test || return 1
-		/tests/migrate_test MOVE && rmmod privmemfd || return 1
+		moves_by "$batch" || return 1
 	done
 }
 
