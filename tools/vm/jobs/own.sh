@@ -5,11 +5,20 @@
 # shellcheck source-path=SCRIPTDIR/../guest source=guest.sh
 . /lib/guest.sh
 
+# makes_a_file PID BEFORE: waits until there have been more files than before the process began.
+makes_a_file() {
+	while [ "$(counter files_created)" -le "$2" ]; do
+		kill -0 "$1" || return 1
+		sleep 1
+	done
+}
+
 # A file keeps the module loaded, and tells so.
 unload_is_refused() {
+	before=$(counter files_created)
 	/tests/privmemctl hold --size 4M &
 	holder=$!
-	sleep 1
+	makes_a_file $holder "$before" || return 1
 	rmmod privmemfd
 	refused=$?
 	kill $holder
@@ -28,9 +37,16 @@ unload_with_a_counter_open() {
 
 # What is left of a closed file may still be looked at.
 unload_under_a_path() {
+	before=$(counter files_created)
 	/tests/file_test --role outlive-the-module &
-	sleep 1
-	rmmod privmemfd && wait $!
+	looker=$!
+	makes_a_file $looker "$before" || return 1
+	# It closes the file at once, then waits for this, but not for ever.
+	until rmmod privmemfd; do
+		kill -0 $looker || break
+		sleep 1
+	done
+	wait $looker
 }
 
 trace_events() {
