@@ -7,5 +7,8 @@
 
 case $1 in
 stale-code) exec /tests/stale_code "$2" ;;
-lost-interrupt) load_kvm /modules/kvm && exec /tests/lost_interrupt "$2" ;;
+lost-interrupt)
+	load_kvm /modules/kvm || exit 126
+	exec /tests/lost_interrupt "$2"
+	;;
 esac
