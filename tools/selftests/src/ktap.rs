@@ -60,7 +60,10 @@ fn commented(text: &str) -> String {
 fn result_line(number: usize, name: &str, outcome: &Outcome) -> String {
     match outcome {
         Outcome::Passed => format!("ok {number} {name}\n"),
-        Outcome::Skipped(why) => format!("ok {number} {name} # SKIP {why}\n"),
+        Outcome::Skipped(why) => {
+            let (first, rest) = why.split_once('\n').unwrap_or((why, ""));
+            format!("{}ok {number} {name} # SKIP {first}\n", commented(rest))
+        }
         Outcome::Failed(why) => format!("{}not ok {number} {name}\n", commented(why)),
     }
 }
@@ -176,6 +179,10 @@ mod tests {
         assert_eq!(
             result_line(2, "c", &Outcome::Skipped("no KVM".into())),
             "ok 2 c # SKIP no KVM\n"
+        );
+        assert_eq!(
+            result_line(2, "c", &Outcome::Skipped("no\nKVM".into())),
+            "# KVM\nok 2 c # SKIP no\n"
         );
         assert_eq!(
             result_line(3, "d", &Outcome::Failed("one\ntwo".into())),
