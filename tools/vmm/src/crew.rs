@@ -94,7 +94,8 @@ pub struct Hang {
 }
 
 impl Hang {
-    /// Whether a vCPU had [registers of the host](crate::Registers::are_the_hosts).
+    /// Whether a vCPU had [registers of the host](crate::Registers::are_the_hosts), and none has
+    /// found wrong content.
     pub fn is_emulators(&self) -> bool {
         self.is_emulators
     }
@@ -278,6 +279,8 @@ impl Crew {
             }
             hang.text += &format!("\nvCPU {id}: {exit:x?}");
         }
+        // What a guest has found before stays true.
+        hang.is_emulators &= self.progress().mismatches == 0;
         hang
     }
 
