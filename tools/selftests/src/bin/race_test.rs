@@ -79,26 +79,35 @@ fn large_hole() {
     const CHUNKS: u64 = 32;
     let hole = PAGE..PAGE + CHUNKS * 2 * MIB;
     let fd = movable(hole.end);
-    fd.allocate(0..hole.end).unwrap();
     let pages = || fd.stat().unwrap().pages;
-    let (all, empty) = (pages(), AtomicBool::new(false));
     // Moves that began and ended while a part of the hole was there.
-    let between = thread::scope(|s| {
-        let mover = s.spawn(|| {
-            let mut between = 0;
-            while !empty.load(Ordering::Relaxed) {
-                let begun = pages() < all;
-                fd.move_pages(0..PAGE, None).unwrap();
-                between += u64::from(begun && pages() > 1);
-            }
-            between
+    let moves_meanwhile = || {
+        fd.allocate(0..hole.end).unwrap();
+        let empty = AtomicBool::new(false);
+        let moves = thread::scope(|s| {
+            let mover = s.spawn(|| {
+                let mut moves = 0;
+                while !empty.load(Ordering::Relaxed) {
+                    let begun = pages() < hole.end / PAGE;
+                    fd.move_pages(0..PAGE, None).unwrap();
+                    moves += u64::from(begun && pages() > 1);
+                }
+                moves
+            });
+            fd.punch_hole(hole.clone()).unwrap();
+            empty.store(true, Ordering::Relaxed);
+            mover.join().unwrap()
         });
-        fd.punch_hole(hole.clone()).unwrap();
-        empty.store(true, Ordering::Relaxed);
-        mover.join().unwrap()
+        assert_eq!(pages(), 1);
+        moves
+    };
+    // Where others wait for the whole hole there is never one, but also if the mover does not run.
+    let mut between = 0;
+    wait_for(PATIENCE, || {
+        between = moves_meanwhile();
+        between > 0
     });
     note(format!("{between} moves between {CHUNKS} chunks"));
-    assert_eq!(pages(), 1);
     assert!(between > 0, "others wait for the whole hole");
 }
 
