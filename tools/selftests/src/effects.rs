@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! What cases do to the machine beyond their own files and VMs: only where its owner says
 //! that they may. The test VM's jobs do (`guest.sh`), `run` of an installed collection
-//! (`tools/selftests/run`) does on request.
+//! (`tools/install/run`) does on request.
 
 use crate::ktap::skip;
 
@@ -15,7 +15,8 @@ pub enum Effect {
     Offline,
     /// Pages are marked as failed; most can be used again.
     Poison,
-    /// For a moment the whole machine has another limit, of open files for instance.
+    /// For a moment the whole machine has another limit, of open files for instance, or a node has
+    /// no free memory.
     Limits,
 }
 

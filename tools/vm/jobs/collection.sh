@@ -8,6 +8,7 @@
 
 RUN=/kselftest/privmemfd/run
 FILE_MAX=/proc/sys/fs/file-max
+HUGE_PAGES=/sys/devices/system/node/node0/hugepages/hugepages-2048kB/nr_hugepages
 
 # states: of all memory blocks.
 states() {
@@ -42,15 +43,18 @@ puts_back() {
 		#!/bin/sh
 		echo offline >${block%/valid_zones}/state
 		echo 12345 >$FILE_MAX
+		echo 3 >$HUGE_PAGES
 		kill -9 \$\$
 	DIES
 	chmod +x /kselftest/privmemfd/dies
 	states >/tmp/before
 	limit=$(cat $FILE_MAX)
+	huge_pages=$(cat $HUGE_PAGES)
 	# That it fails is right: its lines are not to count.
 	$RUN --offline dies >/tmp/said 2>&1 && return 1
 	sed 's/^/# /' /tmp/said
-	states | cmp - /tmp/before && [ "$(cat $FILE_MAX)" = "$limit" ] && grep Movable "$block"
+	states | cmp - /tmp/before && [ "$(cat $FILE_MAX)" = "$limit" ] &&
+		[ "$(cat $HUGE_PAGES)" = "$huge_pages" ] && grep Movable "$block"
 }
 
 unset PRIVMEMFD_MAY
