@@ -220,15 +220,25 @@ impl PrivMemFd {
         let mut found = Vec::new();
         for start in (0..).step_by(RESIDENT_STEP as usize) {
             // Anew each time: pages come and go.
-            let stat = self.stat()?;
-            if start >= stat.size || found.len() as u64 >= stat.pages {
+            let (size, pages) = self.extent()?;
+            if start >= size || found.len() as u64 >= pages {
                 break;
             }
-            let pages = self.pages(start..stat.size.min(start + RESIDENT_STEP))?;
+            let pages = self.pages(start..size.min(start + RESIDENT_STEP))?;
             let numbered = (start / PAGE_SIZE..).zip(pages);
             found.extend(numbered.filter_map(|(page, frame)| Some((page, frame?))));
         }
         Ok(found)
+    }
+
+    /// Bytes, and pages that have memory. `PRIVMEMFD_STAT` looks at every page for that.
+    fn extent(&self) -> Result<(u64, u64), Error> {
+        let stat = rustix::fs::fstat(&self.0).map_err(|e| Error::new("fstat", e.into()))?;
+        let number = |n: i64| u64::try_from(n).unwrap_or(0);
+        Ok((
+            number(stat.st_size),
+            number(stat.st_blocks) * 512 / PAGE_SIZE,
+        ))
     }
 
     /// Moves the pages in a range of bytes to a node, or to any new place.
