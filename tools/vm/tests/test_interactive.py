@@ -64,12 +64,18 @@ class Interactive(unittest.TestCase):
         ]  # fmt: skip
 
     def run_at_terminal(self):
-        """On a terminal of its own: the process and the terminal's other end."""
+        """On a terminal of its own: the process, the terminal's other end, its mode before."""
+        ready, go = os.pipe()
         pid, line = pty.fork()
         if pid == 0:
+            os.read(ready, 1)
             os.execv(self.command[0], [*self.command, "--interactive"])
         self.addCleanup(os.close, line)
-        return pid, line
+        before = termios.tcgetattr(line)
+        os.write(go, b"!")
+        os.close(ready)
+        os.close(go)
+        return pid, line, before
 
     def ended(self, pid, line):
         """Its status; what it shows is read to its end, or the other side could wait for that."""
@@ -81,8 +87,7 @@ class Interactive(unittest.TestCase):
         return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
     def test_terminal(self):
-        pid, line = self.run_at_terminal()
-        before = termios.tcgetattr(line)
+        pid, line, before = self.run_at_terminal()
         shown = self.until(line, b"vm# ")
         # Raw: nothing is echoed, and Ctrl-C is the machine's.
         self.assertFalse(termios.tcgetattr(line)[3] & (termios.ECHO | termios.ISIG | termios.ICANON))
@@ -101,14 +106,13 @@ class Interactive(unittest.TestCase):
         return shown
 
     def test_typed_ahead(self):
-        pid, line = self.run_at_terminal()
+        pid, line, _ = self.run_at_terminal()
         os.write(line, b"early\nexit 4\n")
         self.until(line, b"EARLY\nvm# EXIT 4")
         self.assertEqual(self.ended(pid, line), 4)
 
     def test_escape(self):
-        pid, line = self.run_at_terminal()
-        before = termios.tcgetattr(line)
+        pid, line, before = self.run_at_terminal()
         self.until(line, b"vm# ")
         os.write(line, b"abc\x1d")
         self.assertEqual(self.ended(pid, line), 125)
