@@ -55,6 +55,7 @@ linux_td_parts
 case ${VMM:=qemu} in
 qemu) ;;
 alioth)
+	[ -z "${TD_SHELL:-}" ] || die "there is no shell with VMM=alioth: no kernel gets to run" "leave VMM= or SHELL= away"
 	ALIOTH=$("$HERE/alioth.sh")
 	last=firmware
 	say "OVMF does not know this VMM's host bridge: it gets no further than the firmware"
