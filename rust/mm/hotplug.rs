@@ -31,7 +31,7 @@ use kernel::{
 /// Process context, of whoever takes the block offline: a task that a signal may be pending for, or
 /// a work item. `device_hotplug_lock`, `mem_hotplug_lock` exclusive and the lock of the chain, shared,
 /// are held, so one block goes offline at a time. May sleep and allocate. Per-CPU lists of free pages
-/// of the zone and those of the LRU are off.
+/// of the zone and those of the LRU are off when it begins, and on again when it ends.
 pub trait Offline {
     /// The higher the sooner.
     const PRIORITY: i32;
