@@ -167,9 +167,10 @@ struct privmemfd_pages {
  * Pages that have no memory, that are on @node already or whose memory is
  * failing are passed over. Guests that use the pages go on running.
  *
- * Without PRIVMEMFD_MOVE_STATUS the request tries up to 32 pages at a time and
- * ends, with the error of a page that cannot move, when it has tried the others
- * that belong together with it. What moved stays moved.
+ * Without PRIVMEMFD_MOVE_STATUS the request tries as many pages at a time as the
+ * module parameter batch says and ends, with the error of a page that cannot
+ * move, when it has tried the others that belong together with it. What moved
+ * stays moved.
  *
  * With PRIVMEMFD_MOVE_STATUS it goes through the whole range and succeeds
  * however many pages have moved. @status receives, as that of move_pages(2),
