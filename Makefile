@@ -112,7 +112,7 @@ help:
 	@echo 'make shell        a VM with KVM and the module loaded, and a prompt;'
 	@echo "                  CMD='...' runs one command (MIB=, VCPUS=, NUMA= of the VM; KERNEL=plain|debug|stock)"
 	@echo 'make test         every test, in a VM with a debug kernel; last line: N passed, N failed, N skipped'
-	@echo "                  ONLY='race_test closing' [KERNEL=plain|debug]: some cases of one program, in seconds"
+	@echo "                  ONLY='race_test closing' [KERNEL=plain|debug|stock]: some cases of one program, in seconds"
 	@echo "make stock        the self-tests and the show's first act on Debian's own kernel, unmodified"
 	@echo '                  (RELEASE=, as uname -r says; build/stock.json)'
 	@echo 'make soak         [OPS=N] [SEED=N] [MOVES=N] [DEBUG=1]: random operations against a model, a million'
