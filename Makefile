@@ -73,6 +73,10 @@ ifeq ($(origin SHELL),command line)
 export TD_SHELL := $(SHELL)
 override SHELL := /bin/sh
 endif
+# $ in CMD= is for the shell in the VM, not for make.
+ifeq ($(origin CMD),command line)
+override CMD := $(value CMD)
+endif
 export VCPUS MIB NUMA CMD ONLY BASE PROFILE
 
 td:
