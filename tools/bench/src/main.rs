@@ -16,12 +16,17 @@ use measure::{Amount, Bench};
 use privmemfd_bench::report::{Pair, Report, Unit};
 use profile::Profiler;
 
+/// What [`Cli::only`] can name.
+const MEASUREMENTS: [&str; 8] = [
+    "populate", "request", "mapped", "core", "growth", "threads", "tdx", "held",
+];
+
 /// Measure what moving and populating private memory costs.
 ///
 /// What stands beside something else is the median over rounds in which the two
 /// sides take turns, so that both see the same machine; a ratio is the median of
-/// the rounds' ratios. What must not grow is the least of three rounds, and moving
-/// a TD's pages is done once: neither depends on --mib and --rounds.
+/// the rounds' ratios. What must not grow is the least of three rounds, and a TD's
+/// pages are the median of three: neither depends on --mib and --rounds.
 #[derive(Parser)]
 #[command(version)]
 struct Cli {
@@ -34,8 +39,8 @@ struct Cli {
     /// The machine's clock counts instructions, one a nanosecond
     #[arg(long)]
     instructions: bool,
-    /// These only, of populate, request, mapped, core, growth, threads, tdx and held
-    #[arg(long, value_delimiter = ',', value_name = "WHAT")]
+    /// These only
+    #[arg(long, value_delimiter = ',', value_name = "WHAT", value_parser = MEASUREMENTS)]
     only: Vec<String>,
     /// Say by function where the instructions go, and write the stacks to files in this folder;
     /// the figures then have the cost of the samples in them
