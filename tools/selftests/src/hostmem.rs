@@ -305,25 +305,33 @@ pub fn full_node(node: u32, area: &Range<u64>) -> FullNode {
 }
 
 /// A thread that compacts memory without pause, until it is dropped.
-pub struct Compactor(Arc<AtomicBool>);
+pub struct Compactor {
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
 
 impl Compactor {
     /// Starts it.
     pub fn start() -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let s = stop.clone();
-        thread::spawn(move || {
+        let thread = thread::spawn(move || {
             while !s.load(Ordering::Relaxed) {
                 compact();
             }
         });
-        Self(stop)
+        Self {
+            stop,
+            thread: Some(thread),
+        }
     }
 }
 
 impl Drop for Compactor {
     fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
+        self.stop.store(true, Ordering::Relaxed);
+        // What it has begun would move pages of the next case.
+        let _ = self.thread.take().map(JoinHandle::join);
     }
 }
 
