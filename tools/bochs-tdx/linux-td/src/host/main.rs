@@ -18,10 +18,11 @@ use std::time::{Duration, Instant};
 use anyhow::{bail, ensure, Context};
 use clap::{Parser, ValueEnum};
 use privmemctl::draw::{bytes, number, picture};
+use privmemctl::offline::set_state;
 use serde::Serialize;
 
 use crate::guest::{Guest, Stage};
-use crate::moves::{Counters, Memory};
+use crate::moves::{Block, Counters, Memory};
 use crate::vmm::{Setup, Vmm};
 
 /// Longest time for the TD's end.
@@ -101,7 +102,8 @@ struct Report {
     relocated_pages: u64,
     refused: BTreeMap<&'static str, u64>,
     offlined_blocks: u64,
-    blocks_that_stayed: u64,
+    /// How often, by block and why.
+    blocks_that_stayed: BTreeMap<String, u64>,
     injected_faults: u64,
     guest: BTreeMap<String, u64>,
     lines: Vec<String>,
@@ -179,8 +181,12 @@ impl Show {
                 break;
             };
             match memory.step(&step)? {
-                Some(true) => self.report.offlined_blocks += 1,
-                Some(false) => self.report.blocks_that_stayed += 1,
+                Some(Block::Offlined) => self.report.offlined_blocks += 1,
+                Some(Block::Stayed(index, why)) => {
+                    let stayed = format!("memory{index}: {why}");
+                    self.say(&format!("{name:<9} stays online: {stayed}"));
+                    *self.report.blocks_that_stayed.entry(stayed).or_default() += 1;
+                }
                 None => {}
             }
             thread::sleep(began.elapsed() * rest);
@@ -452,6 +458,15 @@ fn run(cli: Cli) -> anyhow::Result<u8> {
 }
 
 fn main() -> ExitCode {
+    // What take_offline() starts.
+    let arguments: Vec<_> = std::env::args().collect();
+    if let [_, command, index, state] = &arguments[..] {
+        if command == "set-state" {
+            return index
+                .parse()
+                .map_or(ExitCode::FAILURE, |index| set_state(index, state).into());
+        }
+    }
     match run(Cli::parse()) {
         Ok(status) => status.into(),
         Err(e) => {

@@ -4,11 +4,11 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::ops::Range;
-use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use privmemctl::memory::{Census, MemoryMap};
+use privmemctl::offline::{take_offline, Refused};
 use privmemctl::owners::{reach, scan};
 use privmemfd_ioctls::{PrivMemFd, Refusal};
 
@@ -34,6 +34,14 @@ pub enum Step {
     Compact,
     /// A memory block goes offline and back.
     Offline(u64),
+}
+
+/// What became of a memory block with pages of the TD.
+pub enum Block {
+    /// It went offline without them and came back.
+    Offlined,
+    /// It did not go, and why.
+    Stayed(u64, String),
 }
 
 /// The files that hold a VM's memory.
@@ -124,12 +132,12 @@ impl Memory {
         Ok(steps)
     }
 
-    /// Does one step. The answer is whether a block went offline; other steps have none.
+    /// Does one step. The answer is what became of a block; other steps have none.
     ///
     /// # Errors
     /// The kernel refuses for another reason than that something else works on a page; a
-    /// block is offline with pages in it, or does not come back.
-    pub fn step(&self, step: &Step) -> anyhow::Result<Option<bool>> {
+    /// block is offline with pages in it, does not come back, or stays for a page of the TD.
+    pub fn step(&self, step: &Step) -> anyhow::Result<Option<Block>> {
         match step {
             Step::Move(file, range) => match self.0[*file].move_range(range.clone(), None) {
                 Err(e) if e.errno() != libc::EAGAIN && e.errno() != libc::EBUSY => {
@@ -143,8 +151,11 @@ impl Memory {
             }
             Step::Offline(index) => {
                 let block = self.census()?.0.block(*index);
-                if !set_state(block.dir().join("state"), "offline") {
-                    return Ok(Some(false));
+                let end = Instant::now() + OFFLINE_LIMIT;
+                if let Err(refused) = take_offline(&block, Some(end), || {}) {
+                    let why = self.why(&refused);
+                    let why = why.with_context(|| format!("memory{index} does not go offline"))?;
+                    return Ok(Some(Block::Stayed(*index, why)));
                 }
                 let left = self.census()?.1.get(index).copied().unwrap_or(0);
                 anyhow::ensure!(
@@ -154,33 +165,25 @@ impl Memory {
                 block
                     .set_state("online_movable")
                     .with_context(|| format!("memory{index} does not come back"))?;
-                Ok(Some(true))
+                Ok(Some(Block::Offlined))
             }
         }
     }
-}
-
-/// Writes a state by a process of its own: going offline ends by itself or by a signal only.
-fn set_state(file: std::path::PathBuf, state: &str) -> bool {
-    let command = format!("echo {state} >{}", file.display());
-    let Ok(mut child) = std::process::Command::new("/bin/sh")
-        .args(["-c", &command])
-        .stderr(std::process::Stdio::null())
-        .spawn()
-    else {
-        return false;
-    };
-    let end = Instant::now() + OFFLINE_LIMIT;
-    loop {
-        match child.try_wait() {
-            Ok(Some(status)) => return status.success(),
-            Ok(None) if Instant::now() < end => thread::sleep(Duration::from_millis(20)),
-            _ => {
-                // A child that cannot be stopped is waited for all the same.
-                let _ = child.kill();
-                let _ = child.wait();
-                return false;
+    /// What has kept a block.
+    fn why(&self, refused: &Refused) -> anyhow::Result<String> {
+        Ok(match refused {
+            Refused::OutOfTime => format!("it took longer than {} s", OFFLINE_LIMIT.as_secs()),
+            Refused::Kernel(e, None) => e.to_string(),
+            Refused::Kernel(e, Some((pfn, why))) => {
+                for file in &self.0 {
+                    let pages = file.pages(0..size(file)?)?;
+                    anyhow::ensure!(
+                        !pages.contains(&Some(*pfn)),
+                        "the TD's frame {pfn:#x}: {why}"
+                    );
+                }
+                format!("{e}: frame {pfn:#x}, not the TD's: {why}")
             }
-        }
+        })
     }
 }
