@@ -51,6 +51,9 @@ class PrivateMemory:
         # Given by AUG and never blocked: the TD may not have accepted it.
         self.new = set()
         self.again = 0
+        # What was taken from the TD, and how often such a page was given again: it was shared.
+        self.removed = set()
+        self.back = 0
         self.relocated = False
 
     def call(self, name, rcx):
@@ -60,6 +63,7 @@ class PrivateMemory:
         if name in ("MEM.PAGE.ADD", "MEM.PAGE.AUG"):
             self.again += gpa in self.mapped
             self.mapped.add(gpa)
+            self.back += gpa in self.removed
             if name == "MEM.PAGE.AUG":
                 self.new.add(gpa)
         elif name == "MEM.RANGE.BLOCK":
@@ -74,6 +78,7 @@ class PrivateMemory:
         elif name == "MEM.PAGE.REMOVE":
             self.blocked.discard((gpa, level))
             self.mapped.discard(gpa)
+            self.removed.add(gpa)
 
     def violation(self, gpa):
         """Why the TD may have exited for the page: "unmapped", "new", "in_window" or None."""
@@ -86,7 +91,7 @@ class PrivateMemory:
 
 
 def read_calls(path):
-    good, bad, harmless, injected, violations = (Counter() for _ in range(5))
+    good, bad, harmless, injected, seen = (Counter() for _ in range(5))
     translations = {}
     tds = {}
     kept = 0  # old pages that are not used again before their TD has gone
@@ -103,10 +108,10 @@ def read_calls(path):
         if "ept_violation" in call:
             where = call["ept_violation"]
             if kind := EVENT_TYPES.get(where.get("delivering")):
-                violations[f"deliveries_interrupted_of_{kind}"] += 1
+                seen[f"deliveries_interrupted_of_{kind}"] += 1
             why = tds[where["tdr"]].violation(int(where["gpa"], 16))
             if why:
-                violations[f"ept_violations_{why}"] += 1
+                seen[f"ept_violations_{why}"] += 1
             else:
                 bad[f"EPT violation at {where['gpa']}, which had been blocked and was so no more"] += 1
             continue
@@ -155,7 +160,8 @@ def read_calls(path):
         else:
             bad[f"{name} {status:#x}"] += 1
     bad["RELOCATE without WBINVD"] = len(unclean)
-    return good, +bad, harmless, injected, kept, {**violations, "translations": translations}
+    seen["pages_given_again"] = sum(td.back for td in tds.values())
+    return good, +bad, harmless, injected, kept, {**+seen, "translations": translations}
 
 
 def read_guest(path):

@@ -93,7 +93,7 @@ def of_host(out, host, least):
     return result, problems
 
 
-def of_guest(out, host, image):
+def of_guest(out, host, image, least):
     """What our first process says of its memory, and its kernel of everything."""
     measures, events = measurements(host, image)
     guest, seconds = host["guest"], host["seconds"]
@@ -102,7 +102,7 @@ def of_guest(out, host, image):
         "kernel_seconds": round(seconds.get("init", 0) - seconds.get("kernel", 0), 1),
         "guest_rounds": guest.get("rounds", 0),
         "guest_bytes_verified": guest.get("bytes", 0),
-        "guest_work": {n: guest.get(n, 0) for n in ("processes", "files", "mappings", "disk_bytes")},
+        "guest_work": {n: guest.get(n, 0) for n in ("processes", "files", "mappings", "disk_bytes", "conversions")},
         "mismatches": guest.get("mismatches", -1),
         "longest_guest_pause_ms": round(guest.get("pause_us", 0) / 1000, 1),
         "measurements": measures,
@@ -115,6 +115,8 @@ def of_guest(out, host, image):
     problems += not_zero(result, "mismatches", "guest_reports")
     if not events:
         problems.append("no event was measured")
+    if least and not guest.get("conversions"):
+        problems.append("the TD has made no shared memory private again")
     if host["verdict"] != "good":
         problems.append(f"the TD's first process: {host['verdict']}")
     return result, problems
@@ -145,10 +147,11 @@ def main():
         # No kernel has run.
         del result["guest_kernel"], result["release"]
     result.update(vcpus=host["vcpus"], mib=host["mib"])
-    sides = [of_host(out, host, int(sys.argv[4]))]
+    least = int(sys.argv[4])
+    sides = [of_host(out, host, least)]
     # A shell says nothing of its memory, nor does firmware.
     if host["verdict"] not in ("shell", "firmware"):
-        sides.insert(0, of_guest(out, host, (parts / "OVMF.fd").read_bytes()))
+        sides.insert(0, of_guest(out, host, (parts / "OVMF.fd").read_bytes(), least))
     problems = []
     for side, wrong in sides:
         result.update(side)

@@ -113,6 +113,11 @@ class Violations(unittest.TestCase):
     def test_next_td_with_the_same_tdr(self):
         self.allowed("unmapped", mem("PAGE.AUG"), call("MNG.CREATE", int(TD, 16)))
 
+    def test_page_that_was_shared_meanwhile(self):
+        lines = [mem("PAGE.AUG"), mem("RANGE.BLOCK"), mem("PAGE.REMOVE")]
+        self.assertEqual(read(*lines), ([], {}))
+        self.assertEqual(read(*lines, mem("PAGE.AUG")), ([], {"pages_given_again": 1}))
+
     def test_page_that_moved_is_not_mapped_anew(self):
         lines = [mem("PAGE.AUG"), mem("RANGE.BLOCK"), *relocate(), mem("PAGE.AUG")]
         self.assertEqual(

@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 //! The work: threads that fill and verify memory cell by cell, processes that come and go,
-//! files, mappings, and a disk whose blocks are verified.
+//! files, mappings, and a disk whose blocks are verified and whose rings are shared anew now
+//! and then.
 
-use std::fs::{self, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::Arc;
@@ -34,6 +36,7 @@ pub struct Shared {
     files: AtomicU64,
     mappings: AtomicU64,
     disk_bytes: AtomicU64,
+    conversions: AtomicU64,
     mismatches: AtomicU64,
     pause_us: AtomicU64,
 }
@@ -60,13 +63,14 @@ impl Shared {
     pub fn line(&self) -> String {
         let get = |c: &AtomicU64| c.load(Ordering::SeqCst);
         format!(
-            "rounds={} bytes={} processes={} files={} mappings={} disk_bytes={} mismatches={} pause_us={}",
+            "rounds={} bytes={} processes={} files={} mappings={} disk_bytes={} conversions={} mismatches={} pause_us={}",
             get(&self.rounds),
             get(&self.bytes),
             get(&self.processes),
             get(&self.files),
             get(&self.mappings),
             get(&self.disk_bytes),
+            get(&self.conversions),
             get(&self.mismatches),
             get(&self.pause_us),
         )
@@ -201,10 +205,27 @@ fn mappings(s: &Shared) -> io::Result<()> {
     Ok(())
 }
 
-/// The disk: first what the host has put there, then what is written here.
+fn open_disk() -> io::Result<File> {
+    OpenOptions::new().read(true).write(true).open(DISK)
+}
+
+/// The driver lets go of the disk and takes it again: the rings that it shares with the host
+/// become private memory, and other memory is shared. Nobody has the disk open.
+fn probe_again() -> io::Result<()> {
+    const DRIVER: &str = "/sys/bus/virtio/drivers/virtio_blk";
+    let device = fs::canonicalize("/sys/block/vda/device")?;
+    let name = device.file_name().ok_or(io::ErrorKind::NotFound)?;
+    for action in ["unbind", "bind"] {
+        fs::write(Path::new(DRIVER).join(action), name.as_encoded_bytes())?;
+    }
+    Ok(())
+}
+
+/// The disk: first what the host has put there, then what is written here. After each round
+/// the driver takes it anew.
 fn disk(s: &Shared) -> io::Result<()> {
     const CHUNK: u64 = MIB;
-    let mut file = OpenOptions::new().read(true).write(true).open(DISK)?;
+    let mut file = open_disk()?;
     let size = file.seek(SeekFrom::End(0))?;
     let mut buffer = vec![0; CHUNK as usize];
     let mut cells = vec![0u64; (CHUNK / CELL) as usize];
@@ -239,6 +260,10 @@ fn disk(s: &Shared) -> io::Result<()> {
             }
         }
         round += 1;
+        drop(file);
+        probe_again()?;
+        s.conversions.fetch_add(1, Ordering::Relaxed);
+        file = open_disk()?;
     }
     Ok(())
 }
