@@ -9,6 +9,7 @@ mod finalize;
 pub mod instructions;
 mod interrupts;
 mod life;
+mod module;
 mod moves;
 mod pinned;
 mod races;
@@ -71,7 +72,11 @@ pub const CASES: &[(&str, Case)] = &[
     ("private_memory", private_memory),
     ("pre_fault", life::pre_fault),
     ("unaccepted_page", unaccepted_page),
-    ("report", report),
+    ("report", module::report),
+    ("runtime_registers", module::runtime_registers),
+    ("fields", module::fields),
+    ("tdcalls", module::refused),
+    ("cpuid_as_told", module::cpuid_as_told),
     ("convert", convert),
     ("hypercalls", hypercalls),
     ("fatal_error", calls::fatal_error),
@@ -196,13 +201,13 @@ fn capabilities(_: &Options, _: &mut Counters) -> io::Result<Outcome> {
 }
 
 fn boot(o: &Options, _: &mut Counters) -> io::Result<Outcome> {
-    let (td, mut vcpus) = booted(o)?;
+    let (_td, mut vcpus) = booted(o)?;
     for v in &mut vcpus {
-        equal("TDG.VP.INFO", v.command(Command::Info, [0; 3])?, 0)?;
-        let c = td.control(v.id());
-        equal("address width", c.get(Field::BadAddress), 48)?;
-        equal("vCPUs", c.get(Field::BadGot) & 0xFFFF_FFFF, o.vcpus)?;
-        equal("index", c.get(Field::BadWant), v.id())?;
+        let info = module::info(v)?;
+        equal("address width", info.rcx, 48)?;
+        equal("attributes", info.rdx, 0)?;
+        equal("vCPUs", info.r8 & 0xFFFF_FFFF, o.vcpus)?;
+        equal("index", info.r9, v.id())?;
     }
     Ok(Outcome::Passed)
 }
@@ -260,29 +265,6 @@ fn unaccepted_page(o: &Options, _: &mut Counters) -> io::Result<Outcome> {
     equal("exceptions", c.get(Field::Exceptions), 1)?;
     equal("reason", c.get(Field::Reason), 48)?;
     equal("address", c.get(Field::Address), at + 8)?;
-    Ok(Outcome::Passed)
-}
-
-fn report(o: &Options, _: &mut Counters) -> io::Result<Outcome> {
-    let (td, mut vcpus) = booted(o)?;
-    let at = td.test_memory().start;
-    let v = &mut vcpus[0];
-    v.command(Command::Accept, [at, at + 4096, 0])?;
-    v.command(Command::Write, [at, 0x1234, 0])?;
-    let status = v.command(Command::Report, [at + 1024, at, 0])?;
-    equal("TDG.MR.REPORT", status, 0)?;
-    let data = v.command(Command::Read, [at + 1024 + 128, 0, 0])?;
-    equal("report data", data, 0x1234)?;
-    // Data in a page that is not accepted: the handler is told of that one.
-    let data = at + 2 * 4096;
-    let status = v.command(Command::Report, [at + 2048, data, 0])?;
-    equal("TDG.MR.REPORT", status, 0)?;
-    let c = td.control(0);
-    equal("exceptions", c.get(Field::Exceptions), 1)?;
-    equal("address", c.get(Field::Address), data)?;
-    let mac = v.command(Command::Read, [at + 1024 + 224, 0, 0])?;
-    let text = u64::from_le_bytes(*b"EMULATED");
-    equal("what stands where the proof would be", mac, text)?;
     Ok(Outcome::Passed)
 }
 

@@ -194,16 +194,17 @@ pub enum Command {
     MapGpa,
     /// Execute what raises virtualization exceptions.
     Exceptions,
-    /// TDG.VP.INFO.
-    Info,
+    /// Any TDCALL: leaf, RCX and RDX; R8 and R9 are [`Field::R12`] and [`Field::R13`]. What
+    /// RCX, RDX, R8 and R9 are then is in [`Field::Back10`] to [`Field::Back13`].
+    CallModule,
     /// Read the cell at a linear address.
     Read,
     /// Write the cell at a linear address.
     Write,
     /// Hypercalls that the kernel answers.
     Spin,
-    /// TDG.MR.REPORT.
-    Report,
+    /// CPUID: leaf and subleaf. [`Field::Back10`] to [`Field::Back13`] get EAX to EDX.
+    Cpuid,
     /// Any TDG.VP.VMCALL.
     CallHost,
     /// An exception without an IDT.

@@ -65,11 +65,11 @@ td_guest_main:
 	.long	.Lverify - .Lcommands
 	.long	.Lmap_gpa - .Lcommands
 	.long	.Lexceptions - .Lcommands
-	.long	.Linfo - .Lcommands
+	.long	.Lcall_module - .Lcommands
 	.long	.Lread - .Lcommands
 	.long	.Lwrite - .Lcommands
 	.long	.Lspin - .Lcommands
-	.long	.Lreport - .Lcommands
+	.long	.Lcpuid - .Lcommands
 	.long	.Lcall_host - .Lcommands
 	.long	.Lshut_down - .Lcommands
 	.long	.Lfault - .Lcommands
@@ -230,13 +230,18 @@ td_guest_main:
 	mov	eax, ebx
 	jmp	.Lresult
 
-# Command::Info: TDG.VP.INFO.
-.Linfo:
-	mov	eax, 1
+# Command::CallModule: TDCALL with rax = rdi, rcx = rsi, rdx, and r8 and r9 from the control
+# block, which gets what is there then.
+.Lcall_module:
+	mov	rax, rdi
+	mov	rcx, rsi
+	mov	r8, [rbp + 0x80]
+	mov	r9, [rbp + 0x88]
 	.byte	0x66, 0x0f, 0x01, 0xcc
-	mov	[rbp + 0x40], rcx
-	mov	[rbp + 0x48], r8
-	mov	[rbp + 0x50], r9
+	mov	[rbp + 0xa0], rcx
+	mov	[rbp + 0xa8], rdx
+	mov	[rbp + 0xb0], r8
+	mov	[rbp + 0xb8], r9
 	jmp	.Lresult
 
 .Lread:
@@ -256,14 +261,16 @@ td_guest_main:
 	jnz	.Lspin
 	jmp	.Lsuccess
 
-# Command::Report: TDG.MR.REPORT to rdi, with the data at rsi.
-.Lreport:
-	mov	eax, 4
-	mov	rcx, rdi
-	mov	rdx, rsi
-	xor	r8d, r8d
-	.byte	0x66, 0x0f, 0x01, 0xcc
-	jmp	.Lresult
+# Command::Cpuid: leaf rdi, subleaf rsi; eax, ebx, ecx and edx to the control block.
+.Lcpuid:
+	mov	eax, edi
+	mov	ecx, esi
+	cpuid
+	mov	[rbp + 0xa0], rax
+	mov	[rbp + 0xa8], rbx
+	mov	[rbp + 0xb0], rcx
+	mov	[rbp + 0xb8], rdx
+	jmp	.Lsuccess
 
 # Command::CallHost: TDG.VP.VMCALL with r10 = rdi, r11 = rsi and the rest from the
 # control block, which gets what the host answers. Takes interrupts meanwhile if

@@ -15,7 +15,7 @@ use super::counters::total;
 use super::moves::while_looping;
 use super::pinned::Pinned;
 use super::races::while_moving;
-use super::{booted, check, equal, Counters, Options, Outcome, CANNOT_MOVE, NEEDS_TWO};
+use super::{booted, check, equal, module, Counters, Options, Outcome, CANNOT_MOVE, NEEDS_TWO};
 use crate::guest::{Command, Field, Instruction, SelfInterrupt, INTERRUPT_VECTOR, STACKS_AND_IDT};
 use crate::vm::{Exit, Memory, Td, Vcpu};
 
@@ -114,7 +114,7 @@ pub fn nmi(o: &Options, _: &mut Counters) -> io::Result<Outcome> {
     for v in &mut vcpus {
         for n in 1..=3 {
             v.fd.nmi().map_err(io::Error::other)?;
-            v.command(Command::Info, [0; 3])?;
+            module::info(v)?;
             equal("NMIs", td.control(v.id()).get(Field::Nmis), n)?;
         }
     }
@@ -207,7 +207,7 @@ pub fn shutdown(o: &Options, _: &mut Counters) -> io::Result<Outcome> {
     });
     check(end.is_err() && seen, || format!("no shutdown: {end:?}"))?;
     for v in &mut vcpus {
-        equal("TDG.VP.INFO", v.command(Command::Info, [0; 3])?, 0)?;
+        module::info(v)?;
     }
     Ok(Outcome::Passed)
 }

@@ -15,8 +15,8 @@ use super::bind::{self, bind_to};
 use super::faults::{kept, move_all, reuse, while_failing};
 use super::moves::while_looping;
 use super::removal::{not_removed, pages, punch};
-use super::{booted, check, equal, Counters, Options, Outcome, CANNOT_MOVE};
-use crate::guest::{self, Command, Field, SelfInterrupt};
+use super::{booted, check, equal, module, Counters, Options, Outcome, CANNOT_MOVE};
+use crate::guest::{self, Field, SelfInterrupt};
 use crate::vm::{movable, Memory, Td};
 
 const PARAMETERS: &str = "/sys/module/tdxwitness/parameters";
@@ -198,7 +198,7 @@ pub fn page_elsewhere(o: &Options, _: &mut Counters) -> io::Result<Outcome> {
     equal("lists still to be exchanged", read("exchange")?, 0)?;
     equal("pages moved", moved.moved, 0)?;
     kept(&before, 0)?;
-    let run = vcpus[0].command(Command::Info, [0; 3]);
+    let run = module::info(&mut vcpus[0]);
     let e = run.err().and_then(|e| e.raw_os_error());
     equal("errno of a vCPU", e.unwrap_or(0), libc::EIO)?;
     let file = file.try_clone()?;
