@@ -149,8 +149,8 @@ def main():
     result.update(vcpus=host["vcpus"], mib=host["mib"])
     least = int(sys.argv[4])
     sides = [of_host(out, host, least)]
-    # A shell says nothing of its memory, nor does firmware.
-    if host["verdict"] not in ("shell", "firmware"):
+    # A shell says nothing of its memory, nor do firmware and a first process that is not ours.
+    if host["verdict"] not in ("shell", "firmware", "foreign"):
         sides.insert(0, of_guest(out, host, (parts / "OVMF.fd").read_bytes(), least))
     problems = []
     for side, wrong in sides:

@@ -92,11 +92,11 @@ fn lock(said: &Mutex<Said>) -> MutexGuard<'_, Said> {
 }
 
 impl Guest {
-    /// Starts it.
+    /// Starts it. What it says is kept, and `shown` as well if nobody here understands it.
     ///
     /// # Errors
     /// The VMM cannot be started.
-    pub fn start(setup: &Setup) -> anyhow::Result<Self> {
+    pub fn start(setup: &Setup, shown: bool) -> anyhow::Result<Self> {
         let (mut child, keys) = setup.start().context("cannot start the VMM")?;
         let started = Instant::now();
         let mut output = child.stdout.take().context("the VMM has no output")?;
@@ -122,6 +122,9 @@ impl Guest {
                 while let Some(end) = pending.iter().position(|b| *b == b'\n') {
                     let line: Vec<u8> = pending.drain(..=end).collect();
                     let line = String::from_utf8_lossy(&line);
+                    if shown {
+                        println!("         {}", line.trim_end());
+                    }
                     lock(&shared).line(line.trim(), started);
                 }
             }

@@ -3,6 +3,7 @@
 //! runs, while its kernel boots and while it works, then also while SEAMCALLs fail, and says
 //! what became of it.
 
+mod disk;
 mod guest;
 mod moves;
 mod vmm;
@@ -21,6 +22,7 @@ use privmemctl::draw::{bytes, number, picture};
 use privmemctl::offline::set_state;
 use serde::Serialize;
 
+use crate::disk::{make_disk, DISK_MIB};
 use crate::guest::{Guest, Stage};
 use crate::moves::{Block, Counters, Memory};
 use crate::vmm::{Setup, Vmm};
@@ -31,6 +33,8 @@ const LAST_ROUND: Duration = Duration::from_secs(120);
 const BEAT: Duration = Duration::from_secs(2);
 /// What there is instead of a verdict if no more than the firmware was to run.
 const FIRMWARE: &str = "firmware";
+/// And if the first process was not ours: it says nothing of its memory.
+const FOREIGN: &str = "foreign";
 /// Pages that the module keeps until the TD is gone: none, while the TDX module does what it
 /// is asked for, or is busy.
 const KEPT: &str = "/sys/kernel/debug/privmemfd/tdx_pages_kept";
@@ -72,6 +76,9 @@ struct Cli {
     /// End after this phase
     #[arg(long, value_enum, default_value_t = Phase::Faults)]
     last: Phase,
+    /// The first process is not ours: its output is shown, and the memory moves until the TD ends
+    #[arg(long)]
+    foreign: bool,
     /// A shell in the TD, on this program's input and output; the memory stays
     #[arg(long)]
     shell: bool,
@@ -146,13 +153,14 @@ impl Show {
             let get = |name: &str| said.counters.get(name).copied().unwrap_or(0);
             (get("bytes"), get("mismatches"))
         };
-        self.say(&format!(
-            "{what:<9} moved {:>9} pages (+{:<7}) of {:>7}   guest verified {:>9}   mismatches {wrong}",
+        let moved = format!(
+            "{what:<9} moved {:>9} pages (+{:<7}) of {:>7}",
             number(now.relocated),
             number(now.relocated - self.before.relocated),
             number(now.pages),
-            bytes(done),
-        ));
+        );
+        let verified = format!("   guest verified {:>9}   mismatches {wrong}", bytes(done));
+        self.say(&(moved + if self.cli.foreign { "" } else { &verified }));
         Ok(())
     }
 
@@ -260,6 +268,26 @@ impl Show {
         self.end_of(name, from)
     }
 
+    /// Rounds until the TD ends by itself.
+    fn until_it_ends(&mut self, name: &'static str) -> anyhow::Result<()> {
+        let began = Instant::now();
+        self.before = self.counters()?;
+        let from = self.before.relocated;
+        while self.guest.runs()? {
+            let limit = self.cli.patience;
+            ensure!(
+                began.elapsed().as_secs() < limit,
+                "the TD has not ended by itself within {limit} s"
+            );
+            if self.cli.still {
+                thread::sleep(BEAT);
+            } else {
+                self.round(name, 1, None)?;
+            }
+        }
+        self.end_of(name, from)
+    }
+
     fn end_of(&mut self, name: &'static str, from: u64) -> anyhow::Result<()> {
         self.beat(name, true)?;
         let now = self.counters()?;
@@ -283,6 +311,10 @@ impl Show {
         self.until("firmware", Stage::Kernel)?;
         self.say("the firmware has started the kernel; the TD's pages by memory block:");
         self.picture()?;
+        if self.cli.foreign {
+            self.until_it_ends("guest")?;
+            return self.counts();
+        }
         self.until("kernel", Stage::Working)?;
         self.say("the kernel has started its first process, which says of itself:");
         for line in self
@@ -345,6 +377,7 @@ impl Show {
             self.report.verdict = match &said.verdict {
                 Some(verdict) => verdict.clone(),
                 None if matches!(ended, Ok(None)) => FIRMWARE.into(),
+                None if self.cli.foreign => FOREIGN.into(),
                 None => "none".into(),
             };
         }
@@ -360,34 +393,23 @@ impl Show {
                 good = false;
             }
         }
-        good &= ["good", FIRMWARE].contains(&self.report.verdict.as_str());
-        self.say(&format!(
-            "{} pages moved, {} verified by the TD, {} mismatches; it says: {}",
-            number(self.report.relocated_pages),
-            bytes(self.report.guest.get("bytes").copied().unwrap_or(0)),
-            self.report.guest.get("mismatches").copied().unwrap_or(0),
-            self.report.verdict,
-        ));
+        good &= ["good", FIRMWARE, FOREIGN].contains(&self.report.verdict.as_str());
+        let moved = number(self.report.relocated_pages);
+        let guest = &self.report.guest;
+        let counter = |name| guest.get(name).copied().unwrap_or(0);
+        self.say(&if self.report.verdict == FOREIGN {
+            format!("{moved} pages moved, the TD has ended")
+        } else {
+            format!(
+                "{moved} pages moved, {} verified by the TD, {} mismatches; it says: {}",
+                bytes(counter("bytes")),
+                counter("mismatches"),
+                self.report.verdict,
+            )
+        });
         write(&self.report, &self.cli.out)?;
         Ok(good)
     }
-}
-
-const DISK_MIB: u64 = 4;
-
-/// A disk that init knows: in MiB `n`, cell `i` holds what `td-init` computes too.
-fn make_disk(path: &Path) -> anyhow::Result<()> {
-    const SEED: u64 = 0x5444_4449_534B;
-    const MIB: u64 = 1 << 20;
-    let mut content = Vec::new();
-    for n in 0..DISK_MIB {
-        for i in 0..MIB / 8 {
-            let z = (SEED ^ n << 24 ^ i).wrapping_mul(0x9E37_79B9_7F4A_7C15);
-            let z = (z ^ z >> 30).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-            content.extend_from_slice(&(z ^ z >> 27).to_le_bytes());
-        }
-    }
-    fs::write(path, content).context("cannot make the TD's disk")
 }
 
 /// A shell in the TD. The answer is its exit status; 0 if the TD was switched off.
@@ -437,7 +459,7 @@ fn run(cli: Cli) -> anyhow::Result<u8> {
         return shell(&setup, &cli.out);
     }
     make_disk(disk)?;
-    let guest = Guest::start(&setup)?;
+    let guest = Guest::start(&setup, cli.foreign)?;
     let report = Report {
         vmm: cli.vmm,
         vcpus: cli.vcpus,
