@@ -14,7 +14,10 @@
 //! C headers: [`include/linux/mm.h`](srctree/include/linux/mm.h),
 //! [`include/linux/pagemap.h`](srctree/include/linux/pagemap.h)
 
-use crate::ffi;
+use crate::{
+    ffi,
+    mm::mapping::Mapping, //
+};
 use core::{
     mem::ManuallyDrop,
     ops::Deref,
@@ -221,6 +224,15 @@ impl Locked {
     pub(crate) fn mapping(&self) -> *mut bindings::address_space {
         // SAFETY: The folio is valid, and its mapping does not change while the lock is held.
         unsafe { (*self.as_ptr()).__bindgen_anon_1.__bindgen_anon_1.mapping }
+    }
+
+    /// Inode number of the file that the folio is in.
+    pub fn ino(&self) -> Option<u64> {
+        let mapping = self.mapping();
+        // SAFETY: A folio of order 0 that this crate knows and that is in a page cache is in that
+        // of a private file, which cannot go before the folio has left it, for which it takes the
+        // lock.
+        (!mapping.is_null()).then(|| unsafe { Mapping::from_raw(mapping) }.ino())
     }
 
     /// Overwrites the content with zeroes.

@@ -21,7 +21,10 @@ pub(crate) use counters::COUNTERS;
 
 use crate::refusal::Refusal;
 use counters::Calls;
-use kernel::prelude::*;
+use kernel::{
+    page::PAGE_SIZE,
+    prelude::*, //
+};
 use privmemfd_kernel::{
     kvm::{
         GfnMove,
@@ -74,8 +77,9 @@ pub(crate) fn relocate(td: &Td, moves: &mut [GfnMove<'_>]) -> Result<(), TdLost>
     result.map_err(|why| {
         COUNTERS.tds_lost.add(1);
         pr_err!(
-            "the TD of TDR {:#x} is lost: it must not run any more\n",
-            td.tdr()
+            "the TD of TDR {:#x} with memory of file {} is lost: it must not run any more\n",
+            td.tdr(),
+            moves.first().map_or(0, file)
         );
         match why {
             protocol::TdLost::Dead => TdLost::Dead,
@@ -100,11 +104,19 @@ fn end(mv: &GfnMove<'_>, outcome: Outcome) -> (Result, Source) {
     if src != Source::Settled {
         COUNTERS.pages_kept.add(1);
         pr_warn!(
-            "page {:#x} cannot be taken back from the TDX module before its TD is gone\n",
-            mv.src().pfn()
+            "page {:#x} of file {}, offset {:#x}, cannot be taken back from the TDX module before \
+             its TD is gone\n",
+            mv.src().pfn(),
+            file(mv),
+            mv.src().index() * PAGE_SIZE
         );
     }
     (result, src)
+}
+
+/// Names the file of a page that moves, by its inode, for people and `privmemctl why`.
+fn file(mv: &GfnMove<'_>) -> u64 {
+    mv.src().ino().unwrap_or(0)
 }
 
 /// Pages of one TD, as the protocol knows them: by number.

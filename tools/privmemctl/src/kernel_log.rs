@@ -65,6 +65,41 @@ pub fn dumps(lines: &[String]) -> Vec<(u64, String)> {
     all
 }
 
+/// Where a page that the TDX module keeps was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Kept {
+    /// Inode of its file.
+    pub ino: u64,
+    /// Byte of the file.
+    pub offset: u64,
+}
+
+/// Pages that privmemfd could not take back from the TDX module: the frame of each, every time it
+/// was told.
+pub fn kept(lines: &[String]) -> Vec<(u64, Kept)> {
+    let page = |line: &String| {
+        let (before, _) = line.split_once(", cannot be taken back from the TDX module")?;
+        let (_, page) = before.rsplit_once("page 0x")?;
+        let (frame, rest) = page.split_once(" of file ")?;
+        let (ino, offset) = rest.split_once(", offset 0x")?;
+        let kept = Kept {
+            ino: ino.parse().ok()?,
+            offset: u64::from_str_radix(offset, 16).ok()?,
+        };
+        Some((u64::from_str_radix(frame, 16).ok()?, kept))
+    };
+    lines.iter().filter_map(page).collect()
+}
+
+/// The TDs that were lost: inode of a file of their memory, each time it was told.
+pub fn lost_tds(lines: &[String]) -> Vec<u64> {
+    let file = |line: &String| {
+        let (before, _) = line.split_once(" is lost: it must not run any more")?;
+        before.rsplit_once(" with memory of file ")?.1.parse().ok()
+    };
+    lines.iter().filter_map(file).collect()
+}
+
 /// Frames of the CMA areas that the log of the boot tells of.
 pub fn cma_areas(lines: &[String]) -> Vec<std::ops::Range<u64>> {
     let area = |line: &String| {
@@ -102,6 +137,22 @@ mod tests {
         ];
         assert_eq!(dumps(&log), told);
         assert!(dumps(&lines("something else")).is_empty());
+    }
+
+    #[test]
+    fn kept_pages_and_lost_tds_are_named_with_their_file() {
+        let log = lines(
+            "privmemfd: page 0x12f3c0 of file 4242, offset 0x3000, cannot be taken back from the TDX module before its TD is gone\n\
+             privmemfd: the TD of TDR 0x7c000 with memory of file 4242 is lost: it must not run any more\n\
+             privmemfd: page 0x7 of file x, offset 0x0, cannot be taken back from the TDX module\n\
+             the letter is lost: it must not run any more",
+        );
+        let page = Kept {
+            ino: 4242,
+            offset: 0x3000,
+        };
+        assert_eq!(kept(&log), [(0x12f3c0, page)]);
+        assert_eq!(lost_tds(&log), [4242]);
     }
 
     #[test]

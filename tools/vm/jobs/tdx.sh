@@ -87,7 +87,7 @@ suite "TDX: trace events" 60 traces
 suite "TDX: unload" 60 unload
 suite "TDX: load with integrity tags" 60 load_with_tags
 # The last of them makes the host lose pages, and their memory blocks stay online.
-for name in tdx tdx_race tdx_fault; do
+for name in tdx tdx_race tdx_tool tdx_fault; do
 	FAULT_MATRIX=/out/fault-matrix.txt suite "${name}_test with tags" 900 "/tests/${name}_test"
 done
 suite "TDX: no violation with tags" 5 no_violation

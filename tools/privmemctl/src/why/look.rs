@@ -6,10 +6,10 @@ use std::ops::Range;
 
 use anyhow::Context;
 
-use super::reasons::{of_the_block, other_pages, private_memory, HostFacts};
+use super::reasons::{of_the_block, other_pages, private_memory, withdrawn, HostFacts, Withdrawn};
 use super::Survey;
 use crate::frames::{flags, Flags, Moves, Usage};
-use crate::kernel_log::{dumps, KernelLog};
+use crate::kernel_log::{self, dumps, Kept, KernelLog};
 use crate::mappings::for_each_mapped;
 use crate::place::Place;
 use crate::shares::{FilePages, OpenFile};
@@ -34,12 +34,25 @@ pub fn survey(places: &[Place], files: &[OpenFile], cma: &[Place]) -> anyhow::Re
         .map(|file| Ok((file, file.pages_in(&ranges)?)))
         .collect::<anyhow::Result<_>>()
         .context("cannot see where private memory lies")?;
-    let log = KernelLog::whole()
-        .map(|mut log| dumps(&log.lines()))
+    let lines = KernelLog::whole()
+        .map(|mut log| log.lines())
         .unwrap_or_default();
-    let host = HostFacts::read();
+    let kept = kernel_log::kept(&lines);
+    let host = HostFacts::read(kernel_log::lost_tds(&lines), kept.len() as u64);
+    let log = Log {
+        dumps: dumps(&lines),
+        kept: kept.into_iter().collect(),
+    };
     let look = |place| look_at(place, &ours, &mapped, cma, &log, &host);
     places.iter().map(look).collect()
+}
+
+/// What the kernel's log says of frames.
+struct Log {
+    /// For which it has refused to give a place away, and why.
+    dumps: Vec<(u64, String)>,
+    /// Which the TDX module has not given back.
+    kept: BTreeMap<u64, Kept>,
 }
 
 type Mapped = BTreeMap<u64, BTreeMap<i32, u64>>;
@@ -49,7 +62,7 @@ fn look_at(
     ours: &[(&OpenFile, FilePages)],
     mapped: &Mapped,
     cma: &[Place],
-    log: &[(u64, String)],
+    log: &Log,
     host: &HostFacts,
 ) -> anyhow::Result<Survey> {
     let offline = place.block.as_ref().is_some_and(|b| !b.online);
@@ -81,11 +94,14 @@ fn look_at(
             survey.findings.push(private_memory(file, &here, host));
         }
     }
+    let mut kept: BTreeMap<u64, Withdrawn> = BTreeMap::new();
     let mut kinds: BTreeMap<Usage, (Vec<u64>, BTreeMap<i32, u64>)> = BTreeMap::new();
     for ((frame, flags), claimed) in place.frames.clone().zip(&frames).zip(&claimed) {
         let usage = flags.usage();
         if usage.moves(place.is_movable()) == Moves::Gone && usage != Usage::Hole {
             survey.free += 1;
+        } else if let Some(page) = log.kept.get(&frame).filter(|_| usage == Usage::Reserved) {
+            kept.entry(page.ino).or_default().add(frame, page.offset);
         } else if !claimed || flags.has_failed() {
             let (frames, pids) = kinds.entry(usage).or_default();
             frames.push(frame);
@@ -95,6 +111,11 @@ fn look_at(
                 *pids.entry(*pid).or_default() += pages;
             }
         }
+    }
+    for (ino, pages) in kept {
+        let mut files = ours.iter().map(|(file, _)| *file);
+        let file = files.find(|f| f.owners[0].ino == ino);
+        survey.findings.push(withdrawn(&pages, file, host));
     }
     for (usage, (frames, pids)) in kinds {
         survey
@@ -107,7 +128,7 @@ fn look_at(
             .extend(of_the_block(place, &block.zone, cma));
     }
     survey.findings.sort_by_key(|f| f.verdict);
-    survey.kernel_refused = refusals(place, log, &frames);
+    survey.kernel_refused = refusals(place, &log.dumps, &frames);
     Ok(survey)
 }
 

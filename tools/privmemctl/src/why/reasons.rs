@@ -18,13 +18,23 @@ const COUNTERS: &str = "/sys/kernel/debug/privmemfd";
 
 /// What is the same for all places.
 pub(super) struct HostFacts {
-    tds_lost: u64,
-    pages_kept: u64,
+    /// Files of TDs that the log calls lost.
+    lost: Vec<u64>,
+    /// Others were lost, of which the log has been overwritten.
+    more_lost: bool,
+    /// How many pages the TDX module has kept of which the log tells no more.
+    more_kept: u64,
     guest_memfds: Vec<i32>,
 }
 
 impl HostFacts {
-    pub(super) fn read() -> Self {
+    /// Whether a TD with memory of the file was lost.
+    fn has_lost(&self, file: &OpenFile) -> bool {
+        self.lost.contains(&file.owners[0].ino)
+    }
+
+    /// Of the kernel's log: files of lost TDs, and how often it tells of pages that were kept.
+    pub(super) fn read(lost: Vec<u64>, kept: u64) -> Self {
         let counter = |name: &str| {
             let text = fs::read_to_string(format!("{COUNTERS}/{name}")).ok();
             text.and_then(|t| t.trim().parse().ok()).unwrap_or(0)
@@ -32,8 +42,9 @@ impl HostFacts {
         let mut guest_memfds = processes().unwrap_or_default();
         guest_memfds.retain(|pid| !open_as(*pid, GMEM_LINK).is_empty());
         Self {
-            tds_lost: counter("tdx_tds_lost"),
-            pages_kept: counter("tdx_pages_kept"),
+            more_lost: counter("tdx_tds_lost") > lost.len() as u64,
+            lost,
+            more_kept: counter("tdx_pages_kept").saturating_sub(kept),
             guest_memfds,
         }
     }
@@ -42,7 +53,8 @@ impl HostFacts {
 pub(super) fn private_memory(file: &OpenFile, here: &[(u64, u64)], host: &HostFacts) -> Finding {
     let stat = &file.stat;
     let refused = refusal_text(stat);
-    let lost = host.tds_lost > 0 && stat.refused_for(Refusal::Guest) > 0;
+    let lost = host.has_lost(file);
+    let perhaps_lost = host.more_lost && stat.refused_for(Refusal::Guest) > 0;
     let (verdict, reason, advice) = match stat.mobility() {
         Some(Mobility::Pinned) => (
             Moves::Never,
@@ -52,8 +64,13 @@ pub(super) fn private_memory(file: &OpenFile, here: &[(u64, u64)], host: &HostFa
         ),
         _ if lost => (
             Moves::Perhaps,
+            format!("its TD is lost, and the TDX module may refuse to move them (refused {refused})"),
+            "end its VM, if it has not ended since".into(),
+        ),
+        _ if perhaps_lost => (
+            Moves::Perhaps,
             format!("a TD is lost, and moves were refused ({refused})"),
-            "end the VM if it is that one (its log, or the kernel's, says \"is lost\")".into(),
+            "end the VM if it is that one (its log says that it must not run)".into(),
         ),
         _ => (
             Moves::Yes,
@@ -106,12 +123,13 @@ pub(super) fn other_pages(
             "mm passes over it when the block goes offline".into(),
             "the place cannot be used as before: replace the memory".into(),
         ),
-        Usage::Reserved if host.pages_kept > 0 => (
+        Usage::Reserved if host.more_kept > 0 => (
             format!(
-                "taken at boot, or withdrawn: the TDX module keeps pages of a lost TD ({} so far)",
-                number(host.pages_kept)
+                "taken at boot, or withdrawn: the TDX module has kept {} pages of TDs that the \
+                 kernel's log does not name any more",
+                number(host.more_kept)
             ),
-            "end the VM whose TD is lost (the kernel's log says \"is lost\"); KVM frees them then".into(),
+            "end the VM of such a TD; KVM frees them then".into(),
         ),
         Usage::Reserved => (
             "the kernel has taken it at boot".into(),
@@ -176,6 +194,47 @@ pub(super) fn other_pages(
         cgroup: frames.first().and_then(|frame| cgroup(*frame)),
         reason,
         advice,
+    }
+}
+
+/// Pages that the TDX module has not given back, and that have left the same file.
+#[derive(Debug, Default)]
+pub(super) struct Withdrawn {
+    frames: Vec<u64>,
+    offset: Option<u64>,
+}
+
+impl Withdrawn {
+    /// The page of this frame, which was at this byte of the file.
+    pub(super) fn add(&mut self, frame: u64, offset: u64) {
+        self.frames.push(frame);
+        self.offset = Some(self.offset.map_or(offset, |first| first.min(offset)));
+    }
+}
+
+/// `file` is `None` if no process has it open.
+pub(super) fn withdrawn(pages: &Withdrawn, file: Option<&OpenFile>, host: &HostFacts) -> Finding {
+    let lost = file.is_some_and(|file| host.has_lost(file));
+    Finding {
+        verdict: Moves::Never,
+        pages: pages.frames.len() as u64,
+        what: "withdrawn: the TDX module keeps them".into(),
+        frame: pages.frames.iter().copied().min().unwrap_or(0),
+        files: file.map(|f| f.owners.clone()).unwrap_or_default(),
+        offset: pages.offset.filter(|_| file.is_some()),
+        processes: Vec::new(),
+        cgroup: None,
+        reason: if lost {
+            "their TD is lost: a move has failed, and could not be undone".into()
+        } else {
+            "a move of them has not ended as it should: only the end of their TD gives them back"
+                .into()
+        },
+        advice: if file.is_some() {
+            "end its VM; KVM frees them then".into()
+        } else {
+            "no process has their file open any more: end the VM whose memory it was".into()
+        },
     }
 }
 
