@@ -72,6 +72,12 @@ impl MemoryMap {
             };
             blocks.insert(index, read_block(index, &entry.path()));
         }
+        // A kernel without NUMA has one node, of which sysfs says nothing.
+        if blocks.values().all(|b| b.node.is_none()) {
+            for block in blocks.values_mut() {
+                block.node = Some(0);
+            }
+        }
         Ok(Self { block_size, blocks })
     }
 
@@ -239,6 +245,16 @@ mod tests {
         assert_eq!(m.blocks.len(), 1);
         let b = &m.blocks[&5];
         assert_eq!((b.node, b.online, b.is_movable()), (Some(1), false, true));
+    }
+
+    #[test]
+    fn without_numa_all_memory_is_of_node_0() {
+        let dir = std::env::temp_dir().join(format!("privmemctl-nonuma-{}", std::process::id()));
+        fs::create_dir_all(dir.join("memory5")).unwrap();
+        fs::write(dir.join("block_size_bytes"), "8000000\n").unwrap();
+        let m = MemoryMap::read_from(&dir).unwrap();
+        fs::remove_dir_all(&dir).unwrap();
+        assert_eq!(m.nodes(), [0]);
     }
 
     #[test]
