@@ -15,7 +15,8 @@ set -euo pipefail
 OUT=$BUILD/test
 # Seconds that each machine's job may take, and how many machines run at a time.
 declare -A LIMIT=([own]=2400 [served]=1500 [unserved]=1500 [unpatched]=900 [tdx]=2400 [tdxemu]=900 [tdxhost]=900
-	[plain]=1500 [hostile]=1500 [collection]=500)
+	[plain]=1500 [hostile]=1500 [collection]=500
+	[areas]=300 [one]=300)
 WORKERS=2
 
 # Whatever ends this script early is a failure, and says so in the same form.
@@ -46,7 +47,7 @@ host_tests() {
 }
 
 machine() {
-	local more=()
+	local more=() job=$1
 	case $1 in
 	tdxhost)
 		tdx_host "$BOCHS" "$OUT/$1" "${LIMIT[$1]}" -- privmemfd moves 2 2 2
@@ -56,8 +57,11 @@ machine() {
 	unserved | unpatched | tdxemu) COMMAND_LINE+=" kmemleak=off" ;;&
 	# Less memory is searched in less time.
 	served | unserved) MEMORY=4G COMMAND_LINE=${COMMAND_LINE/movablecore=4G/movablecore=1G} ;;&
-	plain | collection) on_plain ;;&
+	plain | collection | areas | one) on_plain ;;&
 	plain | hostile) JOB_ARGUMENTS=("${SEED:-1}") ;;&
+	# Of huge pages of 1 GiB the kernel makes an area on whichever node it is told.
+	areas) job=areas JOB_ARGUMENTS=(2) COMMAND_LINE+=" hugetlb_cma=1:1G" ;;
+	one) job=areas JOB_ARGUMENTS=(1) COMMAND_LINE=${COMMAND_LINE/numa=fake=2 /} ;;
 	hostile)
 		# All of memory is searched.
 		MEMORY=4G COMMAND_LINE=${COMMAND_LINE/movablecore=4G/movablecore=2G}
@@ -69,7 +73,7 @@ machine() {
 		;;
 	unpatched) more=("$KERNEL/arch/x86/kvm/kvm.ko:/modules/stock-kvm/" "$KERNEL/arch/x86/kvm/kvm-amd.ko:/modules/stock-kvm/") ;;
 	esac
-	boot "$1" "$OUT/$1" "${LIMIT[$1]}" "${more[@]}"
+	boot "$job" "$OUT/$1" "${LIMIT[$1]}" "${more[@]}"
 }
 
 # on_plain: what is booted from here on, in a machine's own process, is the plain kernel.
@@ -122,7 +126,7 @@ case $no_bochs in
 *) exit 1 ;;
 esac
 # The longest first.
-RUNS=(own tdx plain hostile "${tdxhost[@]}" served host unserved tdxemu unpatched collection)
+RUNS=(own tdx plain hostile "${tdxhost[@]}" served host unserved tdxemu unpatched collection areas one)
 [ $# -eq 0 ] || RUNS=("$@")
 
 say "tests of ${RUNS[*]}, $WORKERS at a time"

@@ -50,6 +50,19 @@ pub struct Cleared {
     pub out_of_time: bool,
 }
 
+impl Cleared {
+    /// What another part of the places has come to.
+    pub fn add(&mut self, other: Self) {
+        self.moved += other.moved;
+        for (why, pages) in other.last.stuck {
+            *self.last.stuck.entry(why).or_default() += pages;
+        }
+        self.left += other.left;
+        self.failed += other.failed;
+        self.out_of_time |= other.out_of_time;
+    }
+}
+
 /// Nodes that may take what leaves these places, the nearest first.
 pub fn other_nodes(map: &MemoryMap, places: &[Place]) -> Vec<u32> {
     let own: BTreeSet<u32> = places.iter().filter_map(|p| p.node).collect();
@@ -119,30 +132,34 @@ pub fn left_in(places: &[Place]) -> anyhow::Result<u64> {
 }
 
 /// Moves what is movable and private out of the places to one of the nodes, the first that
-/// has memory. Goes on until nothing is left, no round has moved anything, or the time is
-/// over. What has moved stays moved, so it can be begun again.
+/// has memory; `None` is the node where it is. Goes on until nothing is left, no round has
+/// moved anything, pages come back within their node, or the time is over. What has moved stays
+/// moved, so it can be begun again.
 ///
 /// # Errors
 ///
 /// A request failed as a whole; what moved before that stays moved.
 pub fn clear(
     places: &[Place],
-    nodes: &[u32],
+    nodes: &[Option<u32>],
     deadline: Option<Instant>,
     mut progress: impl FnMut(Progress),
 ) -> anyhow::Result<Cleared> {
     let begun = Instant::now();
     let mut done = Cleared::default();
     let mut total = None;
+    let mut before_that = None;
     let mut lost = BTreeSet::new();
     loop {
         let there = movable_there(places)?;
         let left: u64 = there.iter().map(|(_, pages)| pages.len() as u64).sum();
         let total = *total.get_or_insert(left);
         done.left = left;
-        if left == 0 {
+        let come_back = nodes.contains(&None) && before_that.is_some_and(|pages| left >= pages);
+        if left == 0 || come_back {
             return Ok(done);
         }
+        before_that = Some(left);
         let before = done.moved;
         for node in nodes {
             // What found no memory on a node before may find some on the next.
@@ -155,7 +172,7 @@ pub fn clear(
                         return Ok(done);
                     }
                     let moved = done.last.moved;
-                    let result = evacuate(&file.file, part, Some(*node), &mut done.last);
+                    let result = evacuate(&file.file, part, *node, &mut done.last);
                     done.moved += done.last.moved - moved;
                     // One that a round has lost may be there still in the next: it is the same.
                     let ino = file.owners[0].ino;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! `privmemctl evacuate`.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use anyhow::bail;
@@ -72,7 +73,7 @@ pub fn run(args: &Args, out: &mut Out) -> anyhow::Result<End> {
     let mut places = args.places.find()?;
     places.retain(|p| p.block.as_ref().is_none_or(|b| b.online));
     let map = MemoryMap::read().ok();
-    let nodes = nodes(args, map.as_ref(), &places)?;
+    let parts = parts(args, map.as_ref(), &places)?;
     let begun = Instant::now();
     let mut work = Work {
         deadline: timeout.map(|t| begun + t),
@@ -88,9 +89,9 @@ pub fn run(args: &Args, out: &mut Out) -> anyhow::Result<End> {
     if places.is_empty() {
         work.say("offline already");
     } else if args.dry_run {
-        work.plan(&places, &nodes, args.offline)?;
+        work.plan(&parts, args.offline)?;
     } else {
-        work.do_it(&places, &nodes, args.offline)?;
+        work.do_it(&places, &parts, args.offline)?;
     }
     let answer = &mut work.answer;
     answer.seconds = begun.elapsed().as_secs_f64();
@@ -105,25 +106,61 @@ pub fn run(args: &Args, out: &mut Out) -> anyhow::Result<End> {
     })
 }
 
-fn nodes(args: &Args, map: Option<&MemoryMap>, places: &[Place]) -> anyhow::Result<Vec<u32>> {
-    let known = map.map(MemoryMap::nodes).unwrap_or_default();
+/// Places, and the nodes to which they are cleared; `None` is their own.
+#[derive(Debug, PartialEq)]
+struct Part {
+    places: Vec<Place>,
+    nodes: Vec<Option<u32>>,
+}
+
+fn parts(args: &Args, map: Option<&MemoryMap>, places: &[Place]) -> anyhow::Result<Vec<Part>> {
     if let Some(node) = args.to {
+        let known = map.map(MemoryMap::nodes).unwrap_or_default();
         if !known.contains(&node) {
             bail!("--to {node}: no such node with memory; nodes are {known:?}");
         }
         if places.iter().any(|p| p.node == Some(node)) {
             bail!("--to {node}: that is where it is to leave; pages would come back");
         }
-        return Ok(vec![node]);
+        return Ok(vec![Part {
+            places: places.to_vec(),
+            nodes: vec![Some(node)],
+        }]);
     }
-    let others = map.map(|m| other_nodes(m, places)).unwrap_or_default();
-    if others.is_empty() && !args.offline && !places.is_empty() {
+    let others = |places: &[Place]| -> Vec<Option<u32>> {
+        let nodes = map.map(|m| other_nodes(m, places)).unwrap_or_default();
+        nodes.into_iter().map(Some).collect()
+    };
+    if args.places.cma {
+        return Ok(areas(places, others));
+    }
+    let nodes = others(places);
+    if nodes.is_empty() && !args.offline && !places.is_empty() {
         bail!(
             "no other node has memory, and within a node pages would come back: use --offline, \
              which keeps the place closed meanwhile"
         );
     }
-    Ok(others)
+    Ok(vec![Part {
+        places: places.to_vec(),
+        nodes,
+    }])
+}
+
+/// CMA areas node by node: each node may have one, and new pages get into it only when there
+/// is little else. So where there is no other node, its other memory does as well.
+fn areas(places: &[Place], others: impl Fn(&[Place]) -> Vec<Option<u32>>) -> Vec<Part> {
+    let nodes: BTreeSet<Option<u32>> = places.iter().map(|p| p.node).collect();
+    let part = |node| {
+        let here = places.iter().filter(|p| p.node == node);
+        let places: Vec<Place> = here.cloned().collect();
+        let mut nodes = others(&places);
+        if nodes.is_empty() {
+            nodes.push(None);
+        }
+        Part { places, nodes }
+    };
+    nodes.into_iter().map(part).collect()
 }
 
 struct Work {
@@ -140,44 +177,40 @@ impl Work {
         self.text.push('\n');
     }
 
-    fn plan(&mut self, places: &[Place], nodes: &[u32], offline: bool) -> anyhow::Result<()> {
-        for (file, pages) in movable_there(places)? {
-            let count = number(pages.len() as u64);
-            self.say(&format!("would move {count} pages of {}", file.owners[0]));
-        }
-        for node in nodes {
-            self.say(&format!(
-                "to node {node}, which has {} free",
-                bytes(free_on(*node))
-            ));
+    fn plan(&mut self, parts: &[Part], offline: bool) -> anyhow::Result<()> {
+        let mut places = Vec::new();
+        for part in parts {
+            for (file, pages) in movable_there(&part.places)? {
+                let count = number(pages.len() as u64);
+                self.say(&format!("would move {count} pages of {}", file.owners[0]));
+            }
+            for node in &part.nodes {
+                self.say(&match node {
+                    Some(node) => {
+                        let free = bytes(free_on(*node));
+                        format!("to node {node}, which has {free} free")
+                    }
+                    None => "to other memory of the same node".into(),
+                });
+            }
+            places.extend(part.places.iter().cloned());
         }
         if offline {
             let blocks: Vec<&str> = places.iter().map(|p| p.label.as_str()).collect();
             self.say(&format!("then take offline: {}", blocks.join(", ")));
         }
         self.answer.left = self.answer.pages;
-        let surveys = look(places)?;
+        let surveys = look(&places)?;
         self.stays = surveys.iter().any(Survey::stays);
         self.name(surveys, may_stay);
         Ok(())
     }
 
-    fn do_it(&mut self, places: &[Place], nodes: &[u32], offline: bool) -> anyhow::Result<()> {
+    fn do_it(&mut self, places: &[Place], parts: &[Part], offline: bool) -> anyhow::Result<()> {
         if offline && self.refuse_what_waits_for_ever(places)? {
             return Ok(());
         }
-        let cleared = if nodes.is_empty() {
-            Cleared::default()
-        } else {
-            let mut ticker = Ticker::new();
-            clear(places, nodes, self.deadline, |p| {
-                ticker.tick(|| {
-                    let (moved, total) = (number(p.moved), number(p.total));
-                    let rate = mib(p.rate());
-                    format!("{moved} of {total} pages moved, {rate:.1} MiB/s")
-                });
-            })?
-        };
+        let cleared = self.clear(places, parts)?;
         self.tell(&cleared);
         if self.answer.out_of_time {
             return Ok(());
@@ -208,6 +241,26 @@ impl Work {
             self.name(surveys, may_stay);
         }
         Ok(())
+    }
+
+    fn clear(&self, places: &[Place], parts: &[Part]) -> anyhow::Result<Cleared> {
+        let mut all = Cleared::default();
+        for part in parts.iter().filter(|p| !p.nodes.is_empty()) {
+            let mut ticker = Ticker::new();
+            let done = clear(&part.places, &part.nodes, self.deadline, |p| {
+                ticker.tick(|| {
+                    let (moved, total) = (number(p.moved), number(p.total));
+                    let rate = mib(p.rate());
+                    format!("{moved} of {total} pages moved, {rate:.1} MiB/s")
+                });
+            })?;
+            all.add(done);
+        }
+        if !all.out_of_time {
+            // What has left one place may have come to another.
+            all.left = left_in(places)?;
+        }
+        Ok(all)
     }
 
     fn tell(&mut self, cleared: &Cleared) {
@@ -332,4 +385,36 @@ fn may_stay(finding: &Finding) -> bool {
 fn look(places: &[Place]) -> anyhow::Result<Vec<Survey>> {
     let cma = place::cma(None).unwrap_or_default();
     survey(places, &OpenFile::all()?, &cma)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn areas_are_cleared_to_other_nodes_each_or_within_the_only_one() {
+        let area = |node| Place {
+            label: "CMA area x".into(),
+            frames: 0..1,
+            block: None,
+            node: Some(node),
+        };
+        let places = [area(0), area(1), area(0)];
+        let others = |all: &'static [u32]| {
+            move |here: &[Place]| {
+                let other = all.iter().filter(|n| Some(**n) != here[0].node);
+                other.copied().map(Some).collect::<Vec<_>>()
+            }
+        };
+        let part = |places: &[Place], nodes: &[Option<u32>]| Part {
+            places: places.to_vec(),
+            nodes: nodes.to_vec(),
+        };
+        let (zero, one) = ([area(0), area(0)], [area(1)]);
+        assert_eq!(
+            areas(&places, others(&[0, 1])),
+            [part(&zero, &[Some(1)]), part(&one, &[Some(0)])]
+        );
+        assert_eq!(areas(&zero, others(&[0])), [part(&zero, &[None])]);
+    }
 }

@@ -22,7 +22,7 @@ pub struct Places {
     places: Vec<Name>,
     /// The areas for contiguous allocations
     #[arg(long)]
-    cma: bool,
+    pub cma: bool,
 }
 
 impl Places {

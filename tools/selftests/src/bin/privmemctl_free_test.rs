@@ -247,6 +247,36 @@ fn private_memory_leaves_cma_areas() {
     assert_eq!((&answer["left"], inside()), (&0.into(), 0));
 }
 
+/// Where there is no other node, other memory of the node does: an area is used last.
+fn private_memory_leaves_the_cma_area_of_the_only_node() {
+    let map = MemoryMap::read().unwrap();
+    if map.nodes() != [0] || cma_frames().is_empty() {
+        skip("needs one node, and CONFIG_CMA_DEBUGFS");
+    }
+    let areas = place::cma(Some(&map)).unwrap();
+    let size = SPARE + 8 * MIB;
+    let full = full_node(0, &areas[0].frames);
+    let file = device()
+        .create(size, Options::new(Mobility::Movable))
+        .unwrap();
+    file.allocate(0..size).unwrap();
+    drop(full);
+    let inside = || {
+        let frames = file.pages(0..size).unwrap();
+        let is_inside = |f: &&u64| areas.iter().any(|a| a.frames.contains(f));
+        frames.iter().flatten().filter(is_inside).count() as u64
+    };
+    let before = inside();
+    assert!(before > 0, "no page has come into {}", areas[0]);
+    let plan = says("evacuate --cma --dry-run");
+    assert!(plan.contains("to other memory of the same node"), "{plan}");
+    let answer = tells("evacuate --cma --timeout 30", 0);
+    assert_eq!(
+        (&answer["moved"], &answer["left"], inside()),
+        (&before.into(), &0.into(), 0)
+    );
+}
+
 fn a_dry_run_does_nothing() {
     two_nodes();
     let Case {
@@ -407,6 +437,7 @@ fn main() -> ExitCode {
         "why names the processes that map memory" => why_names_the_processes_that_map_memory,
         "why knows CMA areas" => why_knows_cma_areas,
         "evacuate moves private memory out of CMA areas, below a guest" => private_memory_leaves_cma_areas,
+        "evacuate moves private memory out of the CMA area of the only node" => private_memory_leaves_the_cma_area_of_the_only_node,
         "evacuate --dry-run does nothing" => a_dry_run_does_nothing,
         "evacuate moves private memory out, below a guest" => private_memory_leaves_a_block,
         "evacuate tells pages whose memory fails" => pages_whose_memory_fails_are_told,
