@@ -21,6 +21,9 @@ steps=1650
 [ "$flavour" = plain ] || fragments+=("$config/$flavour.config")
 case $flavour in
 gcc*) export KERNEL_CC=gcc ;;
+modversions)
+	[ -f /usr/include/dwarf.h ] || die "gendwarfksyms needs libdw" "apt-get install libdw-dev"
+	;;
 esac
 
 identity=$(key "$src" "$(make -s -C "$src" kernelversion)" "$(toolchain_id)" "${fragments[@]}")

@@ -1,20 +1,23 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 #
-# checkers.sh NAME...: all our self-tests under what make test has no time for. Prints
-# the rows of the table in testing.rst; logs are in build/checkers. Fails if a test does
-# or a kernel reports something.
+# checkers.sh NAME...: our self-tests under what make test has no time for. Prints the rows
+# of the tables in testing.rst; logs are in build/checkers. Fails if a test does or a kernel
+# reports something.
 #
 #   starve          the debug kernel, 1 % of all allocations fail (PERCENT=)
 #   starve-plain    the same on the plain kernel, in a fifth of the time
 #   pagealloc       the debug kernel with debug_pagealloc=on page_poison=1
-#   kcsan, rt       kernels of their own; each takes 20 minutes to build, once
+#   kcsan           a kernel of its own, which takes 20 minutes to build, once
+#   gcc, rt, nonuma, cfi, modversions
+#                   the same, and one machine of what any kernel has to be able to do
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=prepare.sh
 . "$(dirname "$0")/prepare.sh"
 
 OUT=$BUILD/checkers
 LIMIT=3600
+names="starve, starve-plain, pagealloc, kcsan, gcc, rt, nonuma, cfi or modversions"
 
 # settings NAME: the kernel, its command line and the jobs that run all self-tests.
 settings() {
@@ -23,8 +26,9 @@ settings() {
 	starve) kernel=debug jobs=(starve) ;;
 	starve-plain) kernel=plain jobs=(starve) ;;
 	pagealloc) kernel=debug COMMAND_LINE+=" debug_pagealloc=on page_poison=1" ;;
-	kcsan | rt) kernel=$1 ;;
-	*) die "no checker '$1'" "starve, starve-plain, pagealloc, kcsan or rt" ;;
+	kcsan) kernel=$1 ;;
+	gcc | rt | nonuma | cfi | modversions) kernel=$1 jobs=(kernel) ;;
+	*) die "no checker '$1'" "$names" ;;
 	esac
 }
 
@@ -54,7 +58,7 @@ check() {
 	[ $((status + failed)) -eq 0 ]
 }
 
-[ $# -gt 0 ] || die "which checker?" "starve, starve-plain, pagealloc, kcsan or rt"
+[ $# -gt 0 ] || die "which checker?" "$names"
 status=0
 for name; do
 	(settings "$name")
