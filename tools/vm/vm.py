@@ -14,6 +14,7 @@ itself failed (panic, hang, no boot), after the end of the console.
 """
 
 import argparse
+import contextlib
 import os
 import secrets
 import select
@@ -197,7 +198,9 @@ class Keyboard:
             fail("--interactive: standard input is no terminal", "give it by --input -")
         os.mkfifo(fifo)
         # Also open for reading: neither we nor QEMU wait for each other, and it sees no end.
-        self.line = os.open(fifo, os.O_RDWR)
+        self.line = os.open(fifo, os.O_RDWR | os.O_NONBLOCK)
+        # What there is no room for yet: a machine that hangs takes nothing.
+        self.waiting = b""
         self.source = sys.stdin.fileno()
         self.settings = None
 
@@ -211,11 +214,16 @@ class Keyboard:
         """Brings over what is there, waits at most so long for it; whether to go on."""
         if not self.settings:
             time.sleep(seconds)
-        elif select.select([self.source], [], [], seconds)[0]:
+            return True
+        typed, _, _ = select.select([self.source], [self.line] if self.waiting else [], [], seconds)
+        if typed:
             data = os.read(self.source, 256)
             if not data or ESCAPE in data:
                 return False
-            os.write(self.line, data)
+            self.waiting += data
+        if self.waiting:
+            with contextlib.suppress(BlockingIOError):
+                self.waiting = self.waiting[os.write(self.line, self.waiting) :]
         return True
 
     def close(self):

@@ -5,6 +5,8 @@ standard input."""
 import contextlib
 import os
 import pty
+import select
+import signal
 import subprocess
 import sys
 import tempfile
@@ -15,7 +17,7 @@ from pathlib import Path
 VM = Path(__file__).resolve().parents[1] / "vm.py"
 
 # In QEMU's place: drops what comes too early, shows a prompt, repeats what is typed in
-# capitals, ends at "exit N" with that status. Without a line it shows what the initramfs has
+# capitals, takes nothing more after "hang", ends at "exit N" with that status. Without a line it shows what the initramfs has
 # for the script, and ends with 0.
 MACHINE = r"""#!/usr/bin/env python3
 import io, os, re, sys, tarfile, time
@@ -41,6 +43,8 @@ with open(typed or os.devnull, "rb", buffering=0) as line, open(raw, "ab", buffe
             found = re.match(rb"exit (\d+)", text)
             status = int(found[1]) if found else None
             shown.write(text.strip().upper() + b"\nvm# ")
+            if text.startswith(b"hang"):
+                time.sleep(1000)
             text = b""
     files = io.BytesIO()
     tarfile.open(fileobj=files, mode="w").close()
@@ -117,6 +121,44 @@ class Interactive(unittest.TestCase):
         os.write(line, b"abc\x1d")
         self.assertEqual(self.ended(pid, line), 125)
         self.assertEqual(before, self.after)
+
+    # More than the line to the machine holds.
+    PASTE = 300 * (999 * b"x" + b"\r")
+
+    def paste(self, line, data):
+        """What is shown meanwhile; fails if nobody takes it."""
+        shown = b""
+        os.set_blocking(line, False)
+        while data:
+            output, room, _ = select.select([line], [line], [], 10)
+            self.assertTrue(output or room, "nobody reads what is typed")
+            if output:
+                shown += os.read(line, 4096)
+            if room:
+                data = data[os.write(line, data) :]
+        os.set_blocking(line, True)
+        return shown
+
+    def test_large_paste(self):
+        pid, line, _ = self.run_at_terminal()
+        self.until(line, b"vm# ")
+        shown = self.paste(line, self.PASTE + b"exit 6\r")
+        shown += self.until(line, b"EXIT 6")
+        self.assertEqual(shown.count(999 * b"X"), 300)
+        self.assertEqual(self.ended(pid, line), 6)
+
+    def test_escape_of_a_machine_that_hangs(self):
+        pid, line, _ = self.run_at_terminal()
+        self.until(line, b"vm# ")
+        os.write(line, b"hang\r")
+        self.until(line, b"HANG")
+        self.addCleanup(self.kill, pid)
+        self.paste(line, self.PASTE + b"\x1d")
+        self.assertEqual(self.ended(pid, line), 125)
+
+    def kill(self, pid):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
 
     def pipe(self, *options, typed=b""):
         done = subprocess.run(
