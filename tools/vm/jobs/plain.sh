@@ -26,7 +26,7 @@ refuses_batch() {
 # so this one goes also if a test fails.
 moves_by() {
 	insmod /modules/privmemfd.ko "batch=$1" || return 1
-	/tests/move_test && /tests/migrate_test MOVE
+	PRIVMEMFD_BATCH=$1 /tests/move_test && /tests/migrate_test MOVE
 	passed=$?
 	rmmod privmemfd && [ $passed -eq 0 ]
 }
