@@ -213,6 +213,8 @@ fn private_memory_leaves_cma_areas() {
         // The log also has areas that the kernel has then not made.
         skip("nobody says for sure where CMA areas are (CONFIG_CMA_DEBUGFS, or cmaalloc.ko)");
     }
+    // Else the kernel itself may bring pages in or out while they are counted.
+    let _compaction = CompactUnevictable::allowed(false);
     let areas = place::cma(Some(&map)).unwrap();
     let area = areas.iter().max_by_key(|a| a.frames.end - a.frames.start);
     let (area, home) = area.and_then(|a| Some((a, a.node?))).unwrap();
