@@ -10,6 +10,7 @@
 export PRIVMEMFD_MAY="offline poison limits"
 
 COUNTERS=/sys/kernel/debug/privmemfd
+TRACING=/sys/kernel/tracing
 
 # load_kvm DIR: irqbypass is built in when no KVM user wants it as a module, and kvm-amd
 # of a kernel with SEV needs ccp.
@@ -37,6 +38,16 @@ need_cma() {
 # counter NAME: one number of the module's debugfs folder.
 counter() {
 	cat "$COUNTERS/$1"
+}
+
+# traced COMMAND...: run it while our events are traced. Not longer, also if it fails: what comes
+# after it would be slower.
+traced() {
+	echo 1 >"$TRACING/events/privmemfd/enable"
+	"$@"
+	traced_status=$?
+	echo 0 >"$TRACING/events/privmemfd/enable"
+	return $traced_status
 }
 
 uptime_seconds() {

@@ -49,16 +49,17 @@ unload_under_a_path() {
 	wait $looker
 }
 
+move_and_fail() {
+	/tests/migrate_test 'MOVE of a part' && /tests/errno_test 'MOVE of pages whose memory fails'
+}
+
 trace_events() {
-	tracing=/sys/kernel/tracing
-	echo 1 >$tracing/events/privmemfd/enable
-	/tests/migrate_test 'MOVE of a part' && /tests/errno_test 'MOVE of pages whose memory fails' || return 1
-	echo 0 >$tracing/events/privmemfd/enable
+	traced move_and_fail || return 1
 	for pattern in 'create: ino=.* size=.* flags=0x1 node=-1' 'bind: ino=.* index=0 pages=' \
 		'unbind: ino=' 'relocate_begin: .* pfn=0x.* to=0x.* cause=request' \
 		'relocate_end: .* cause=request backend=software result=0 refused=none ns=[1-9]' \
 		'relocate_end: .* cause=request backend=software result=-133 refused=poison ns=[1-9]'; do
-		grep -m 1 "privmemfd_$pattern" $tracing/trace || {
+		grep -m 1 "privmemfd_$pattern" "$TRACING/trace" || {
 			echo "no trace event like privmemfd_$pattern"
 			return 1
 		}

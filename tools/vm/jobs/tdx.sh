@@ -28,11 +28,8 @@ works() {
 }
 
 traces() {
-	tracing=/sys/kernel/tracing
-	echo 1 >$tracing/events/privmemfd/enable
-	/tests/tdx_test 'MOVE keeps' || return 1
-	echo 0 >$tracing/events/privmemfd/enable
-	grep -m 1 'relocate_end: .* cause=request backend=tdx result=0 refused=none ns=[1-9]' $tracing/trace
+	traced /tests/tdx_test 'MOVE keeps' &&
+		grep -m 1 'relocate_end: .* cause=request backend=tdx result=0 refused=none ns=[1-9]' "$TRACING/trace"
 }
 
 # no_violation: the host has done nothing that it must not.
@@ -49,23 +46,28 @@ refuses_without_module() {
 	rmmod privmemfd && [ $refused -ne 0 ] && [ ! -e /dev/tdhost ]
 }
 
+# loaded COMMAND...: run it with all modules loaded. What comes after this loads them anew, so
+# those that are there go also if it fails.
+loaded() {
+	load && "$@"
+	passed=$?
+	for name in tdxemu tdhost privmemfd; do
+		! grep -q "^$name " /proc/modules || rmmod "$name" || return 1
+	done
+	[ $passed -eq 0 ]
+}
+
 # The TDX module stays up while the harness comes and goes.
 reloads() {
-	load || return 1
 	for _ in 1 2 3; do
-		works || return 1
-		rmmod tdhost || return 1
-		insmod /modules/tdhost.ko || return 1
+		works && rmmod tdhost && insmod /modules/tdhost.ko || return 1
 	done
-	works || return 1
-	dmesg | grep -q 'tdhost: .* of PAMT stay with the TDX module' || return 1
-	unload
+	works && dmesg | grep -q 'tdhost: .* of PAMT stay with the TDX module'
 }
 
 # It is reset, or replaced, and has to be brought up anew.
 resets() {
-	load && works || return 1
-	echo reset >$EMULATOR/state && rmmod tdhost && insmod /modules/tdhost.ko && works && unload
+	works && echo reset >$EMULATOR/state && rmmod tdhost && insmod /modules/tdhost.ko && works
 }
 
 cycles() {
@@ -92,7 +94,7 @@ for name in tdx tdx_race tdx_tool tdx_fault; do
 done
 suite "TDX: no violation with tags" 5 no_violation
 suite "TDX: unload with tags" 60 unload
-suite "TDX: the harness comes and goes" 60 reloads
-suite "TDX: the TDX module is reset" 60 resets
+suite "TDX: the harness comes and goes" 60 loaded reloads
+suite "TDX: the TDX module is reset" 60 loaded resets
 suite "TDX: 10 load and unload cycles" 120 cycles 10
 suite "TDX: kmemleak" 200 no_leaks
