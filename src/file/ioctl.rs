@@ -214,6 +214,9 @@ fn move_batch(
         }
         candidates.truncate(room.len());
     }
+    if candidates.is_empty() {
+        return Ok(());
+    }
 
     object.turns.wait();
     let mut batch = room.batch(file, file.mapping().lock_shared());
