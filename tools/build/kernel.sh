@@ -34,7 +34,7 @@ exclusive "kernel-$flavour"
 [ ! -e "$out/complete" ] || exit 0
 
 need_disk "$CACHE" 8000
-say "building the $flavour kernel (15 to 25 minutes on 2 cores, once)"
+say "building the $flavour kernel (4 to 25 minutes on 2 cores, once)"
 mkdir -p "$out"
 kmake "$src" O="$out" tinyconfig >"$out/config.log" 2>&1 ||
 	die "tinyconfig failed" "read $out/config.log"
