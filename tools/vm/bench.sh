@@ -54,6 +54,9 @@ build_base() {
 		"$BASE_TREE/test-modules/tdhost.ko:/base/" "$kvm/kvm.ko:/base/kvm/" "$kvm/kvm-amd.ko:/base/kvm/")
 }
 
+[ -z "${PROFILE:-}" ] || [ -z "${BASE:-}" ] ||
+	die "BASE=$BASE with PROFILE=$PROFILE: a profile is not compared" "leave one of them away"
+
 prepare plain
 # Instructions are the same on every machine and under any load.
 VM_OPTIONS+=(--instructions)

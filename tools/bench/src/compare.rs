@@ -20,6 +20,10 @@ pub struct Row {
 impl Row {
     /// Change as a part of what it was.
     pub fn change(&self) -> f64 {
+        if self.now == self.base {
+            // Also of nothing: there are figures that ought to be 0.
+            return 0.0;
+        }
         self.now / self.base - 1.0
     }
 
@@ -129,6 +133,18 @@ mod tests {
         assert!(!worse(1049.0));
         assert!(worse(1051.0));
         assert!(!worse(900.0));
+    }
+
+    #[test]
+    fn nothing_may_stay_nothing() {
+        let row = |base, now| Row {
+            name: String::new(),
+            base,
+            now,
+        };
+        assert_eq!(row(0.0, 0.0).change(), 0.0);
+        assert!(!row(0.0, 0.0).is_worse());
+        assert!(row(0.0, 0.1).is_worse());
     }
 
     #[test]
