@@ -62,6 +62,5 @@ linux_td() {
 		--add "$MODULE:/modules/" --add "$TEST_MODULES/tdxfaults.ko:/modules/" \
 		--add "$PARTS/qemu:/td/qemu" --add "$PARTS/OVMF.fd:/td/" --add "${TD_KERNEL:-$PARTS/vmlinuz}:/td/vmlinuz" \
 		--add "${TD_INITRD:-$TD_ARCHIVE}:/td/initrd" --add "$TD_PROGRAMS/td-host:/tests/" \
-		${ALIOTH:+--add "$ALIOTH:/td/"} \
 		-- "$TOP/tools/bochs-tdx/jobs/linux.sh" "$@"
 }

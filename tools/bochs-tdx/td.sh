@@ -47,17 +47,23 @@ done
 vcpus=${VCPUS:-1}
 mib=${MIB:-256}
 relocations=${RELOCATIONS:-200000}
+whole MIB "$mib" 128 1024 "the kernel of a TD takes 64 MiB for swiotlb alone, and the emulated host has 2048 MiB, half of it movable"
+whole RELOCATIONS "$relocations" 1 9999999 "so many have to happen"
 LIMIT=1500
 
 prepare plain
 [ -z "${HOST_KERNEL:-}" ] || host_kernel "$HOST_KERNEL"
+whole VCPUS "$vcpus" 1 "$(most NR_CPUS)" "the host has a CPU for each, and CONFIG_NR_CPUS=$(most NR_CPUS)"
 bochs=$("$HERE/build.sh")
 linux_td_parts
+# For the emulated host.
+more=()
 case ${VMM:=qemu} in
 qemu) ;;
 alioth)
 	[ -z "${TD_SHELL:-}" ] || die "there is no shell with VMM=alioth: no kernel gets to run" "leave VMM= or SHELL= away"
-	ALIOTH=$("$HERE/alioth.sh")
+	alioth=$("$HERE/alioth.sh")
+	more+=(--add "$alioth:/td/")
 	last=firmware
 	say "OVMF does not know this VMM's host bridge: it gets no further than the firmware"
 	;;
@@ -66,7 +72,6 @@ esac
 
 rm -f "$BUILD/td.json"
 options=(--vmm "$VMM" --last "${last:-faults}" --vcpus "$vcpus" --mib "$mib" --target "$relocations" --append "td.mib=$((mib / 8)) ${APPEND:-}")
-more=()
 if [ -n "${TD_INITRD:-}" ]; then
 	# How much moves is its business.
 	options+=(--foreign)
@@ -74,7 +79,7 @@ if [ -n "${TD_INITRD:-}" ]; then
 fi
 if [ -n "${TD_SHELL:-}" ]; then
 	options+=(--shell)
-	more=(--terminal)
+	more+=(--terminal)
 	LIMIT=86400
 fi
 say "an unmodified Linux as a TD of $VMM: $vcpus vCPU(s), $mib MiB"
