@@ -11,6 +11,7 @@ use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use privmemctl::memory::own_frames;
+use privmemctl::node_mask::NodeMask;
 use rustix::mm::{madvise, mmap_anonymous, munmap, Advice, MapFlags, ProtFlags};
 
 const PAGE: usize = 4096;
@@ -153,12 +154,12 @@ enum Source {
 
 impl Source {
     /// Mode and nodes of such a policy.
-    fn policy(self) -> (libc::c_long, u64) {
+    fn policy(self) -> (libc::c_long, NodeMask) {
         const MPOL_PREFERRED: libc::c_long = 1;
         const MPOL_BIND: libc::c_long = 2;
         match self {
-            Source::Only(node) => (MPOL_BIND, 1 << node),
-            Source::First(node) => (MPOL_PREFERRED, 1 << node),
+            Source::Only(node) => (MPOL_BIND, NodeMask::of(node)),
+            Source::First(node) => (MPOL_PREFERRED, NodeMask::of(node)),
         }
     }
 }
@@ -183,8 +184,10 @@ impl Chunk {
         };
         let chunk = Self(at.cast());
         let (mode, nodes) = from.policy();
-        // SAFETY: the kernel reads 64 bits at `nodes`; nothing relies on the chunk's content.
-        let bound = unsafe { libc::syscall(libc::SYS_mbind, chunk.0, CHUNK, mode, &nodes, 64, 0) };
+        let (mask, maxnode) = (nodes.as_ptr(), NodeMask::MAXNODE);
+        // SAFETY: the kernel reads the mask, and no more; nothing relies on the chunk's content.
+        let bound =
+            unsafe { libc::syscall(libc::SYS_mbind, chunk.0, CHUNK, mode, mask, maxnode, 0) };
         if bound != 0 {
             return Err(io::Error::last_os_error());
         }

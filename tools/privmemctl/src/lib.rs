@@ -11,6 +11,7 @@ pub mod host;
 pub mod kernel_log;
 pub mod mappings;
 pub mod memory;
+pub mod node_mask;
 pub mod offline;
 pub mod owners;
 pub mod place;

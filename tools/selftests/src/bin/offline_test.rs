@@ -11,6 +11,7 @@ use std::thread;
 use std::time::Duration;
 
 use privmemctl::memory::{own_frames, Block, MemoryMap};
+use privmemctl::node_mask::NodeMask;
 use privmemfd_ioctls::{Device, Mobility, Options, PrivMemFd};
 use rustix::mm::{mmap_anonymous, munmap, MapFlags, ProtFlags};
 use rustix::pipe::{pipe, vmsplice, IoSliceRaw, SpliceFlags};
@@ -78,15 +79,15 @@ impl Stuck {
     fn in_block(block: &Block) -> Self {
         const MPOL_DEFAULT: libc::c_long = 0;
         const MPOL_BIND: libc::c_long = 2;
-        let nodes = 1u64 << block.node.unwrap_or(0);
-        let policy = |mode: libc::c_long, nodes: &u64| {
-            // SAFETY: a mask of 64 bits, which is read only.
-            let r = unsafe { libc::syscall(libc::SYS_set_mempolicy, mode, nodes, 64) };
+        let policy = |mode: libc::c_long, nodes: NodeMask| {
+            let (mask, maxnode) = (nodes.as_ptr(), NodeMask::MAXNODE);
+            // SAFETY: the kernel reads the mask, and no more.
+            let r = unsafe { libc::syscall(libc::SYS_set_mempolicy, mode, mask, maxnode) };
             assert_eq!(r, 0, "set_mempolicy: {}", io::Error::last_os_error());
         };
-        policy(MPOL_BIND, &nodes);
+        policy(MPOL_BIND, NodeMask::of(block.node.unwrap_or(0)));
         let stuck = Self::among_new_pages(block.index);
-        policy(MPOL_DEFAULT, &0);
+        policy(MPOL_DEFAULT, NodeMask::none());
         stuck
     }
 
