@@ -22,13 +22,13 @@ tdx_host() {
 		-- "$TOP/tools/bochs-tdx/jobs/$job.sh" "$@"
 }
 
-# host_kernel TREE: as `prepare`, for a kernel that somebody has built there; KSRC= in the
-# environment is its source, if TREE/source is not.
+# host_kernel TREE [SOURCE]: as `prepare`, for a kernel that somebody has built in TREE; SOURCE is
+# its source, if TREE/source is not.
 host_kernel() {
 	[ -f "$1/arch/x86/boot/bzImage" ] || die "no kernel has been built in $1" "give a build tree"
 	KERNEL=$1
 	KDIR=$1
-	KVM_MODULES=$("$TOP/tools/build/kvm-modules.sh" "$1" "${KSRC:-$(readlink -f "$1/source")}") || exit 1
+	KVM_MODULES=$("$TOP/tools/build/kvm-modules.sh" "$1" "${2:-$(readlink -f "$1/source")}") || exit 1
 	build_module other
 	TEST_MODULES=$BUILD/test-modules-other
 	"$TOP/tools/build/test-modules.sh" "$KDIR" "$TEST_MODULES" \

@@ -51,8 +51,11 @@ whole MIB "$mib" 128 1024 "the kernel of a TD takes 64 MiB for swiotlb alone, an
 whole RELOCATIONS "$relocations" 1 9999999 "so many have to happen"
 LIMIT=1500
 
+# Its source is not that of the kernels that are built here.
+host_source=${KSRC:-}
+[ -z "${HOST_KERNEL:-}" ] || unset KSRC
 prepare plain
-[ -z "${HOST_KERNEL:-}" ] || host_kernel "$HOST_KERNEL"
+[ -z "${HOST_KERNEL:-}" ] || host_kernel "$HOST_KERNEL" "$host_source"
 whole VCPUS "$vcpus" 1 "$(most NR_CPUS)" "the host has a CPU for each, and CONFIG_NR_CPUS=$(most NR_CPUS)"
 bochs=$("$HERE/build.sh")
 linux_td_parts

@@ -148,7 +148,7 @@ kernel_source() {
 	local tree version
 	if [ -n "${KSRC:-}" ]; then
 		[ -f "$KSRC/Makefile" ] || die "KSRC=$KSRC is no kernel source tree" "point it at a Linux $KERNEL_SERIES tree"
-		ln -sfn "$(cd "$KSRC" && pwd)" "$CACHE/linux"
+		ln -sfn "$(cd "$KSRC" && pwd -P)" "$CACHE/linux"
 	elif [ ! -f "$CACHE/linux/Makefile" ]; then
 		need_disk "$CACHE" 6000
 		say "fetching Linux $KERNEL_SERIES source (160 MB)"
