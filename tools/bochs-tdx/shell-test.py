@@ -8,14 +8,13 @@ after what the terminal showed, if that does not come. The shell asks where the 
 answers, as busybox loses what is typed right behind the answer."""
 
 import json
-import os
-import pty
-import select
 import sys
-import time
 from pathlib import Path
 
 TOP = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(TOP / "tools/vm"))
+from dialogue import Dialogue  # noqa: E402
+
 PROMPT = b"td# "
 # The command's own text must not be the answer.
 DIALOGUE = (
@@ -30,30 +29,12 @@ LIMIT = 1200
 
 
 def main():
-    pid, terminal = pty.fork()
-    if pid == 0:
-        os.chdir(TOP)
-        os.execvp("make", ["make", "td", "SHELL=1"])
-    shown, at, end = b"", 0, time.monotonic() + LIMIT
-    steps = list(DIALOGUE)
-    while time.monotonic() < end:
-        if not select.select([terminal], [], [], 1)[0]:
-            continue
-        try:
-            shown += os.read(terminal, 4096)
-        except OSError:  # the other end is closed
-            break
-        while steps and (found := shown.find(steps[0][0], at)) >= 0:
-            at = found + len(steps[0][0])
-            os.write(terminal, steps.pop(0)[1])
-    else:
-        os.kill(pid, 15)
-    status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-    calls = json.loads((TOP / "build/td/shell.json").read_text()) if not steps else {}
-    good = not steps and status == 2 and calls["seamcalls"]["MEM.PAGE.REMOVE"] > 0 and not calls["problems"]
+    talk = Dialogue(["make", "td", "SHELL=1"], DIALOGUE, LIMIT, folder=TOP)
+    calls = json.loads((TOP / "build/td/shell.json").read_text()) if not talk.steps else {}
+    good = not talk.steps and talk.status == 2 and calls["seamcalls"]["MEM.PAGE.REMOVE"] > 0 and not calls["problems"]
     if not good:
-        sys.stdout.buffer.write(shown[-4000:])
-        print(f"\nwaiting for {steps[0][0]}" if steps else f"\nexit status {status}")
+        sys.stdout.buffer.write(talk.shown[-4000:])
+        print(f"\nwaiting for {talk.steps[0][0]}" if talk.steps else f"\nexit status {talk.status}")
     print("ok td_shell" if good else "not ok td_shell")
     return not good
 

@@ -6,17 +6,13 @@ Types ahead and at the prompt, interrupts a command by Ctrl-C, leaves a file for
 ends the shell with a status; then scripts by a pipe, one command by CMD=, and a
 machine of another size. Prints KTAP."""
 
-import fcntl
 import os
-import pty
-import select
 import signal
-import struct
 import subprocess
 import sys
-import termios
-import time
 from pathlib import Path
+
+from dialogue import Dialogue
 
 TOP = Path(__file__).resolve().parents[2]
 SHELL = str(TOP / "tools/vm/shell.sh")
@@ -40,38 +36,16 @@ LIMIT = 400
 
 def terminal():
     """What is wrong with a shell on a terminal; None if nothing is."""
-    pid, line = pty.fork()
-    if pid == 0:
-        os.execvp(SHELL, [SHELL])
-    fcntl.ioctl(line, termios.TIOCSWINSZ, struct.pack("HHHH", ROWS, COLUMNS, 0, 0))
-    before = termios.tcgetattr(line)
-    os.write(line, TYPED_AHEAD)
-    shown, at, end = b"", 0, time.monotonic() + LIMIT
-    steps = list(DIALOGUE)
-    while time.monotonic() < end:
-        if not select.select([line], [], [], 1)[0]:
-            continue
-        try:
-            shown += os.read(line, 4096)
-        except OSError:  # the other end is closed
-            break
-        while steps and (found := shown.find(steps[0][0], at)) >= 0:
-            at = found + len(steps[0][0])
-            os.write(line, steps.pop(0)[1])
-    else:
-        os.kill(pid, 15)
-    # The terminal itself is there as long as this end of it.
-    after = termios.tcgetattr(line)
-    status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    talk = Dialogue([SHELL], DIALOGUE, LIMIT, size=(ROWS, COLUMNS), ahead=TYPED_AHEAD)
     kept = TOP / "build/shell/kept"
     for wrong, text in (
-        (steps, f"{steps and steps[0][0]} did not come"),
-        (status != 3, f"exit status {status}, not that of the shell"),
-        (after != before, "the terminal is left in another mode"),
+        (talk.steps, f"{talk.steps and talk.steps[0][0]} did not come"),
+        (talk.status != 3, f"exit status {talk.status}, not that of the shell"),
+        (not talk.mode_kept, "the terminal is left in another mode"),
         (not kept.exists() or kept.read_text() != "kept\n", f"no {kept}"),
     ):
         if wrong:
-            return f"{text}\n{shown[-3000:].decode(errors='replace')}"
+            return f"{text}\n{talk.shown[-3000:].decode(errors='replace')}"
     return None
 
 
