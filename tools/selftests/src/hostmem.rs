@@ -22,7 +22,7 @@ use crate::effects::{affects_machine, Effect};
 use crate::fixtures::{
     child, device, in_movable_zone, return_from, signal, wait_for, Guest, MIB, PAGE, PATIENCE,
 };
-use crate::ktap::skip;
+use crate::ktap::{note, skip};
 
 /// How often [`offlinable`] tries at most, and the bytes that it fills between two tries: a block.
 const MOST_FILLERS: usize = 16;
@@ -36,10 +36,28 @@ pub fn compact() {
 /// Has compaction bring what lies in movable memory to where it wants it, so that the next
 /// time it is about pages that came later. Else others may take the holes that are meant
 /// for these.
-pub fn settle() {
+fn settle() {
     for _ in 0..3 {
         compact();
     }
+}
+
+/// Repeats an attempt that says how many pages compaction has moved, until it has moved some, and
+/// says how many. What else lies in memory decides that: what lies lower fills the holes first.
+///
+/// # Panics
+///
+/// If none has moved in all of [`PATIENCE`].
+pub fn until_moved(mut attempt: impl FnMut() -> u64) -> u64 {
+    let mut moved = 0;
+    let any_moved = wait_for(PATIENCE, || {
+        settle();
+        moved = attempt();
+        note(format!("compaction moved {moved} pages"));
+        moved > 0
+    });
+    assert!(any_moved, "compaction moved no page");
+    moved
 }
 
 /// Whether compaction may move pages that cannot be reclaimed, until it is dropped:
