@@ -6,6 +6,8 @@
  * that option, below /sys/kernel/debug/cma/AREA: base_pfn and count of the area, and alloc
  * and free, to which a number of pages is written. All are freed when the module goes.
  */
+#define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
+
 #include <linux/cleanup.h>
 #include <linux/cma.h>
 #include <linux/debugfs.h>
@@ -79,12 +81,13 @@ static int free_set(void *unused, u64 count)
 
 /*
  * Where an area begins is told to no module either. All of it that is free is taken, in pieces
- * as large as can be. Others, the pool of DMA memory for one, have theirs from its beginning, so
- * it is the end that is free.
+ * as large as can be; the area has all of them, and begins at a multiple of its least alignment.
+ * There is only one such place if less than that is in use at its two ends together. Else it is
+ * not known where the area is.
  */
 static int find_area(void)
 {
-	unsigned long lowest = ULONG_MAX, end = 0, count = pages;
+	unsigned long lowest = ULONG_MAX, end = 0, count = pages, base;
 	struct piece *piece;
 
 	while (count) {
@@ -96,9 +99,12 @@ static int find_area(void)
 		end = max(end, page_to_pfn(piece->pages) + piece->count);
 	}
 	give_back(ULONG_MAX);
-	if (end < pages || lowest < end - pages || !IS_ALIGNED(end, CMA_MIN_ALIGNMENT_PAGES))
+	base = ALIGN_DOWN(lowest, CMA_MIN_ALIGNMENT_PAGES);
+	if (!end || base + pages < end || base + pages - CMA_MIN_ALIGNMENT_PAGES >= end) {
+		pr_err("pages at the ends of the area are in use: it is not known where it begins\n");
 		return -EBUSY;
-	base_pfn = end - pages;
+	}
+	base_pfn = base;
 	return 0;
 }
 
