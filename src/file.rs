@@ -13,7 +13,8 @@
 //! In this order; `kvm->slots_lock` is outside, `kvm->mmu_lock` inside. mm calls
 //! [`aops`] with a folio lock held, maybe from direct compaction in a task that holds the
 //! `invalidate_lock` of the same file: there it may only be tried, never waited for. Pages go
-//! [`CHUNK`](privmemfd_kernel::mm::mapping::CHUNK) by chunk, so that mm is not refused for long.
+//! [`CHUNK`](privmemfd_kernel::mm::mapping::CHUNK) by chunk, and KVM unbinds by parts of 4 MiB, so that
+//! mm is not refused for long.
 //!
 //! # Life
 //!

@@ -94,8 +94,11 @@ impl Provider for PrivMem {
         trace::bind(file.mapping().ino(), vm, pages);
     }
 
-    fn unbound(file: &Attachment, vm: VmId, pages: Range<usize>, _held: &Exclusive<'_>) {
-        file::drop_kept(file, pages.clone());
+    fn drop_kept(file: &Attachment, pages: Range<usize>, _held: &Exclusive<'_>) {
+        file::drop_kept(file, pages);
+    }
+
+    fn unbound(file: &Attachment, vm: VmId, pages: Range<usize>) {
         TOTALS.slots_unbound.add(1);
         trace::unbind(file.mapping().ino(), vm, pages);
     }

@@ -159,8 +159,13 @@ struct kvm_gmem_td {
  *		 of TDs do not move.
  * @bound: a range of the file now backs a memslot of @kvm, which is an opaque
  *	   cookie. The invalidate_lock is held exclusive. May be NULL.
- * @unbound: the opposite. A folio in the range that has PG_reserved set is one
- *	     that KVM could not take back: it leaves the file here, as it is.
+ * @drop_kept: the range is part of a memslot that is about to be unbound, and whose
+ *	       VM maps nothing of it any more. A folio in the range that has
+ *	       PG_reserved set is one that KVM could not take back: it leaves the
+ *	       file here, as it is. The invalidate_lock is held exclusive, but not
+ *	       from one part of the memslot to the next: who else wants the file does
+ *	       not wait for all of them. May be NULL.
+ * @unbound: the opposite of @bound.
  */
 struct kvm_gmem_provider_ops {
 	size_t size;
@@ -176,6 +181,7 @@ struct kvm_gmem_provider_ops {
 			   struct kvm_gfn_move *moves, unsigned int nr);
 	void (*bound)(struct file *file, const struct kvm *kvm,
 		      pgoff_t start, pgoff_t nr_pages);
+	void (*drop_kept)(struct file *file, pgoff_t start, pgoff_t nr_pages);
 	void (*unbound)(struct file *file, const struct kvm *kvm,
 			pgoff_t start, pgoff_t nr_pages);
 };

@@ -68,10 +68,14 @@ pub trait Provider: PrivateFile {
     /// The pages now back a memslot. The `invalidate_lock` is held exclusive.
     fn bound(file: &Attached<Self>, vm: VmId, pages: Range<usize>);
 
-    /// The opposite of [`Provider::bound`]. What [`Folio::is_kept`] of the pages leaves the file.
+    /// The pages are part of a memslot that is about to be unbound, and its VM maps none of them any
+    /// more. What [`Folio::is_kept`] of them leaves the file. May sleep.
     ///
     /// [`Folio::is_kept`]: crate::mm::folio::Folio::is_kept
-    fn unbound(file: &Attached<Self>, vm: VmId, pages: Range<usize>, held: &Exclusive<'_>);
+    fn drop_kept(file: &Attached<Self>, pages: Range<usize>, held: &Exclusive<'_>);
+
+    /// The opposite of [`Provider::bound`].
+    fn unbound(file: &Attached<Self>, vm: VmId, pages: Range<usize>);
 }
 
 /// The C function table of a [`Provider`]. To be put into a `static`.
@@ -99,6 +103,7 @@ impl<T: Provider> ProviderTable<T> {
                 serves_private: Some(Self::serves_private),
                 relocate_td: Some(Self::relocate_td),
                 bound: Some(Self::bound),
+                drop_kept: Some(Self::drop_kept),
                 unbound: Some(Self::unbound),
             },
             _t: PhantomData,
@@ -188,6 +193,17 @@ impl<T: Provider> ProviderTable<T> {
     ///
     /// `file` is a file of `T` with a reference, and its `invalidate_lock` is held exclusive, during
     /// the call.
+    unsafe extern "C" fn drop_kept(file: *mut bindings::file, start: usize, nr_pages: usize) {
+        // SAFETY: By the caller's promise.
+        let file = unsafe { Attached::<T>::from_file(file) };
+        // SAFETY: The caller holds the lock, and goes on holding it.
+        let held = unsafe { Exclusive::borrow(file.mapping()) };
+        T::drop_kept(file, start..start + nr_pages, &held);
+    }
+
+    /// # Safety
+    ///
+    /// `file` is a file of `T` with a reference during the call.
     unsafe extern "C" fn unbound(
         file: *mut bindings::file,
         vm: *const ffi::kvm,
@@ -196,8 +212,6 @@ impl<T: Provider> ProviderTable<T> {
     ) {
         // SAFETY: By the caller's promise.
         let file = unsafe { Attached::<T>::from_file(file) };
-        // SAFETY: The caller holds the lock, and goes on holding it.
-        let held = unsafe { Exclusive::borrow(file.mapping()) };
-        T::unbound(file, VmId(vm), start..start + nr_pages, &held);
+        T::unbound(file, VmId(vm), start..start + nr_pages);
     }
 }

@@ -35,7 +35,7 @@ pub(super) fn allocate(file: &Attachment, pages: Range<usize>) -> Result {
 
 /// Lets go of what the TDX module has kept of the range, erasing nothing: there is a hole. May sleep.
 ///
-/// The pages back no memslot any more, and the `invalidate_lock` is held exclusive.
+/// The memslot that they back is about to be unbound; the `invalidate_lock` is held exclusive.
 pub(crate) fn drop_kept(file: &Attachment, pages: Range<usize>) {
     let mapping = file.mapping();
     let _ = mapping.for_each_folio(pages.clone(), |index, folio| {

@@ -211,7 +211,7 @@ impl Lost {
         first
     }
 
-    /// Forgets what TDs keep in `pages`, of which they have no memslots any more.
+    /// Forgets what TDs keep in `pages`, whose memslots are about to go.
     pub(super) fn unbound(&self, pages: Range<usize>) {
         self.clear(pages, |loss| loss == Loss::Kept);
     }

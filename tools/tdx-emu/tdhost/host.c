@@ -157,9 +157,14 @@ int host_bind(struct td *td)
 	return ret;
 }
 
-/* host_unbind - the opposite. The invalidate_lock is held exclusive. */
+/*
+ * host_unbind - the opposite. The invalidate_lock is held exclusive, for all pages
+ * at once: TDs are small here.
+ */
 void host_unbind(struct td *td)
 {
+	if (provider->drop_kept)
+		provider->drop_kept(td->file, 0, td->nr_pages);
 	xa_erase(&tds, (unsigned long)td->bindings);
 	if (provider->unbound)
 		provider->unbound(td->file, (const struct kvm *)td, 0, td->nr_pages);
