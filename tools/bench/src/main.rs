@@ -17,8 +17,8 @@ use privmemfd_bench::report::{Pair, Report, Unit};
 use profile::Profiler;
 
 /// What [`Cli::only`] can name.
-const MEASUREMENTS: [&str; 8] = [
-    "populate", "request", "mapped", "core", "growth", "threads", "tdx", "held",
+const MEASUREMENTS: [&str; 9] = [
+    "populate", "request", "mapped", "core", "growth", "sizes", "threads", "tdx", "held",
 ];
 
 /// Measure what moving and populating private memory costs.
@@ -46,13 +46,15 @@ struct Cli {
     /// the figures then have the cost of the samples in them
     #[arg(long, value_name = "FOLDER")]
     profile: Option<PathBuf>,
-    /// Measure the pauses alone, with a module that was loaded with this batch=, and add them to the
-    /// figures in the file that --json names
-    #[arg(long, value_name = "BATCH", requires = "json", conflicts_with = "only")]
-    add_pauses: Option<u64>,
+    /// Measure the pauses alone, with a module that was loaded with this batch=
+    #[arg(long, value_name = "BATCH", conflicts_with = "only")]
+    pauses: Option<u64>,
     /// Write the figures to this file
     #[arg(long)]
     json: Option<PathBuf>,
+    /// Add the figures to those that the file has, if there is one
+    #[arg(long, requires = "json")]
+    add: bool,
 }
 
 type Measurement<T> = fn(&mut Bench) -> anyhow::Result<Vec<T>>;
@@ -74,7 +76,7 @@ fn run(cli: &Cli) -> anyhow::Result<Report> {
     };
     let wanted = |what: &str| {
         let any = cli.only.is_empty() || cli.only.iter().any(|only| only == what);
-        any && cli.add_pauses.is_none()
+        any && cli.pauses.is_none()
     };
     let all: [(&str, Measurement<Pair>); 4] = [
         ("populate", measure::populate),
@@ -93,6 +95,9 @@ fn run(cli: &Cli) -> anyhow::Result<Report> {
     if wanted("growth") {
         growth = measure::growth(&mut bench)?;
     }
+    if wanted("sizes") {
+        growth.extend(measure::sizes(&mut bench)?);
+    }
     if wanted("threads") {
         growth.extend(measure::threads(&mut bench)?);
     }
@@ -102,7 +107,7 @@ fn run(cli: &Cli) -> anyhow::Result<Report> {
     if wanted("held") {
         held = measure::held(&mut bench)?;
     }
-    if let Some(batch) = cli.add_pauses {
+    if let Some(batch) = cli.pauses {
         pause = measure::pauses(&mut bench, batch)?;
     }
     let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
@@ -120,12 +125,11 @@ fn run(cli: &Cli) -> anyhow::Result<Report> {
     })
 }
 
-/// Writes the figures; or adds the pauses to those that are there.
-fn write(mut report: Report, path: &Path, add_pauses: bool) -> anyhow::Result<()> {
-    if add_pauses {
+/// Writes the figures; or adds them to those that are there.
+fn write(mut report: Report, path: &Path, add: bool) -> anyhow::Result<()> {
+    if add && path.exists() {
         let mut all: Report = serde_json::from_str(&fs::read_to_string(path)?)?;
-        all.pause.append(&mut report.pause);
-        all.notes.append(&mut report.notes);
+        all.append(report);
         report = all;
     }
     let text = serde_json::to_string_pretty(&report)?;
@@ -143,7 +147,7 @@ fn main() -> ExitCode {
     };
     report.print();
     if let Some(path) = &cli.json {
-        if let Err(e) = write(report, path, cli.add_pauses.is_some()) {
+        if let Err(e) = write(report, path, cli.add) {
             eprintln!("privmemfd-bench: {}: {e:#}", path.display());
             return ExitCode::FAILURE;
         }

@@ -10,7 +10,7 @@ mod request;
 mod tdx;
 mod threads;
 
-pub use growth::growth;
+pub use growth::{growth, sizes};
 pub use held::held;
 pub use offline::offline;
 pub use pause::pauses;

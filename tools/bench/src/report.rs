@@ -209,6 +209,17 @@ pub struct Report {
 }
 
 impl Report {
+    /// Adds the figures of another run of the same kind.
+    pub fn append(&mut self, other: Self) {
+        self.pairs.extend(other.pairs);
+        self.growth.extend(other.growth);
+        self.tdx.extend(other.tdx);
+        self.held.extend(other.held);
+        self.pause.extend(other.pause);
+        self.profiles.extend(other.profiles);
+        self.notes.extend(other.notes);
+    }
+
     /// Prints the table.
     pub fn print(&self) {
         let unit = match self.unit {
