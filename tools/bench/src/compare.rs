@@ -53,7 +53,9 @@ fn figures(report: &Report) -> Vec<(String, f64)> {
         }
     }
     for h in &report.held {
-        add(format!("{}: refused for, a page", h.what), h.per_page);
+        let of = format!("{}, {} pages", h.what, h.pages);
+        add(format!("{of}: refused for at most"), h.longest);
+        add(format!("{of}: takes, a page"), h.per_page);
     }
     for p in &report.pause {
         let of = format!("{}, batch {}", p.vm, p.batch);

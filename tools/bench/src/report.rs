@@ -119,6 +119,9 @@ impl Calls {
     }
 }
 
+/// See [`Report::unbounded`].
+const HELD_NOISE: f64 = 1.5;
+
 /// For how long `migrate_folio` is refused, as somebody takes pages out of a file.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct HeldUp {
@@ -128,6 +131,9 @@ pub struct HeldUp {
     pub pages: u64,
     /// Units of the longest refusal.
     pub longest: f64,
+    /// The longest that a page of another file has had to wait meanwhile: what the machine does to all.
+    #[serde(default)]
+    pub elsewhere: f64,
     /// What the whole takes, per page.
     pub per_page: f64,
 }
@@ -220,6 +226,28 @@ impl Report {
         self.notes.extend(other.notes);
     }
 
+    /// What is done to files for which mm is refused for longer the larger they are: it is to be done by
+    /// parts, one of which may take [`HELD_NOISE`] times as long as another.
+    pub fn unbounded(&self) -> Vec<String> {
+        let longer = |small: &HeldUp, large: &HeldUp| {
+            small.what == large.what
+                && small.pages < large.pages
+                && large.longest > small.longest.max(large.elsewhere) * HELD_NOISE
+        };
+        let pairs = self.held.iter().flat_map(|small| {
+            let larger = self.held.iter().filter(move |large| longer(small, large));
+            larger.map(move |large| (small, large))
+        });
+        pairs
+            .map(|(small, large)| {
+                format!(
+                    "{}: mm is refused {} pages for {:.0}, and {} pages for {:.0}",
+                    small.what, small.pages, small.longest, large.pages, large.longest
+                )
+            })
+            .collect()
+    }
+
     /// Prints the table.
     pub fn print(&self) {
         let unit = match self.unit {
@@ -264,8 +292,8 @@ impl Report {
         }
         for h in &self.held {
             println!(
-                "{:<42} {} pages: refused for {:.0} {unit} at most, {:.0} per page",
-                h.what, h.pages, h.longest, h.per_page
+                "{:<42} {} pages: refused for {:.0} {unit} at most (another file {:.0}), {:.0} per page",
+                h.what, h.pages, h.longest, h.elsewhere, h.per_page
             );
         }
         for p in &self.pause {
@@ -336,6 +364,40 @@ mod tests {
     fn a_ratio_is_that_of_paired_rounds() {
         let p = Pair::new("x", ("a", "b"), &[(1.0, 2.0), (10.0, 20.0), (3.0, 6.0)]);
         assert_eq!((p.ratio, p.ours_per_page, p.rounds), (0.5, 3.0, 3));
+    }
+
+    #[test]
+    fn what_mm_is_refused_for_longer_the_larger_the_file_is_told() {
+        let held = |what: &'static str, pages, longest| HeldUp {
+            what: what.into(),
+            pages,
+            longest,
+            elsewhere: 0.0,
+            per_page: 1.0,
+        };
+        let mut report = Report {
+            kernel: String::new(),
+            unit: Unit::Instructions,
+            pages: 1,
+            pairs: Vec::new(),
+            growth: Vec::new(),
+            tdx: Vec::new(),
+            held: vec![
+                held("hole", 10, 100.0),
+                held("VM", 10, 40.0),
+                held("hole", 40, 140.0),
+                held("VM", 40, 59.0),
+            ],
+            pause: Vec::new(),
+            profiles: Vec::new(),
+            notes: Vec::new(),
+        };
+        assert_eq!(report.unbounded(), Vec::<String>::new());
+        report.held[3].longest = 160.0;
+        let told = "VM: mm is refused 10 pages for 40, and 40 pages for 160";
+        assert_eq!(report.unbounded(), [told]);
+        report.held[3].elsewhere = 150.0;
+        assert_eq!(report.unbounded(), Vec::<String>::new());
     }
 
     #[test]

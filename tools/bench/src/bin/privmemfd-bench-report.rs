@@ -5,12 +5,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::Context;
+use anyhow::{ensure, Context};
 use clap::Parser;
 use privmemfd_bench::report::Report;
 use privmemfd_bench::{compare, picture};
 
-/// Draw the figures of a run, and compare them with those of another.
+/// Draw the figures of a run, and compare them with those of another. Fails if mm is refused a file for
+/// longer the larger that is.
 #[derive(Parser)]
 #[command(version)]
 struct Cli {
@@ -38,6 +39,8 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
         let worse = compare::print(&compare::rows(&read(base)?, &report));
         println!("{worse} figures are worse by more than 5 %");
     }
+    let unbounded = report.unbounded();
+    ensure!(unbounded.is_empty(), "{}", unbounded.join("\n"));
     Ok(())
 }
 

@@ -5,52 +5,71 @@
 //! that stays, again and again, by `PRIVMEMFD_MOVE`, which waits for that lock: what it waits at
 //! most is what mm would be refused for.
 
+use std::ops::Range;
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use privmemfd_bench::report::HeldUp;
-use privmemfd_ioctls::{Device, Mobility, Options, PrivMemFd};
+use privmemfd_ioctls::PrivMemFd;
 use selftests::fixtures::{MIB, PAGE};
 use selftests::tdx::pin_to;
 use vmm::layout::PRIVATE_BASE;
 use vmm::{Vm, VmType};
 
+use super::growth::populated;
 use super::pause::turns;
 use super::{per_page, timed, Bench};
 
-/// Of the file.
-const SIZE: u64 = 64 * MIB;
+/// MiB of the file. mm is to be refused for as long, however large it is.
+const FILES: [u64; 2] = [64, 256];
+const SLOT: u32 = 1;
 
 /// A file that a VM has mapped all of.
-fn mapped() -> anyhow::Result<(PrivMemFd, Vm)> {
-    let fd = Device::open()?.create(SIZE, Options::new(Mobility::Movable))?;
-    fd.allocate(0..SIZE)?;
+fn mapped(size: u64) -> anyhow::Result<(PrivMemFd, Vm)> {
+    let fd = populated(size)?;
     let vm = Vm::new(VmType::SwProtected)?;
-    let memory = PRIVATE_BASE..PRIVATE_BASE + SIZE;
-    vm.bind_private(1, memory.clone(), fd.as_fd(), 0)?;
+    let memory = PRIVATE_BASE..PRIVATE_BASE + size;
+    vm.bind_private(SLOT, memory.clone(), fd.as_fd(), 0)?;
     vm.vcpu(0)?.prefault(memory)?;
     Ok((fd, vm))
 }
 
-/// The longest that a move of the last page has taken while `work` went on with the others.
-fn refused(
-    what: &'static str,
+/// What is done with all pages of a file but the last. The VM that has mapped them may go.
+type Work = fn(&PrivMemFd, &mut Option<Vm>, u64) -> anyhow::Result<()>;
+
+const WORKS: [(&str, Work); 3] = [
+    ("punching a hole", |fd, _, size| {
+        Ok(fd.punch_hole(0..size - PAGE)?)
+    }),
+    ("deleting a memslot", |_, vm, _| match vm {
+        Some(vm) => Ok(vm.unbind(SLOT)?),
+        None => Ok(()),
+    }),
+    ("destroying a VM", |_, vm, _| {
+        drop(vm.take());
+        Ok(())
+    }),
+];
+
+/// The longest that a move of this page has taken while `work` went on, and for how long that had
+/// a CPU.
+fn beside(
     fd: &PrivMemFd,
+    page: Range<u64>,
     work: impl FnOnce() -> anyhow::Result<()>,
-) -> anyhow::Result<HeldUp> {
+) -> anyhow::Result<(f64, Duration)> {
     let _turns = turns()?;
     let stop = AtomicBool::new(false);
-    let last = SIZE - PAGE..SIZE;
     pin_to(0);
-    let (took, longest) = thread::scope(|scope| -> anyhow::Result<_> {
+    thread::scope(|scope| {
         let mover = scope.spawn(|| -> anyhow::Result<f64> {
             pin_to(1);
             let mut longest = 0.0_f64;
             while !stop.load(Ordering::Relaxed) {
                 let start = Instant::now();
-                fd.move_range(last.clone(), None)?;
+                fd.move_range(page.clone(), None)?;
                 longest = longest.max(start.elapsed().as_nanos() as f64);
             }
             Ok(longest)
@@ -58,30 +77,38 @@ fn refused(
         let done = timed(work);
         stop.store(true, Ordering::Relaxed);
         let longest = mover.join().expect("the mover has failed")?;
-        Ok((done?.1, longest))
-    })?;
-    let pages = SIZE / PAGE - 1;
+        Ok((longest, done?.1))
+    })
+}
+
+fn refused(what: &'static str, size: u64, work: Work) -> anyhow::Result<HeldUp> {
+    let (fd, vm) = mapped(size)?;
+    let mut vm = Some(vm);
+    let (longest, took) = beside(&fd, size - PAGE..size, || work(&fd, &mut vm, size))?;
+    drop((fd, vm));
+    // A page that this has nothing to do with: the CPUs take turns, and one whose interrupts are off
+    // is not interrupted.
+    let other = populated(PAGE)?;
+    let (fd, vm) = mapped(size)?;
+    let mut vm = Some(vm);
+    let (elsewhere, _) = beside(&other, 0..PAGE, || work(&fd, &mut vm, size))?;
+    let pages = size / PAGE - 1;
     Ok(HeldUp {
         what: what.into(),
         pages,
         longest,
+        elsewhere,
         per_page: per_page(took, pages),
     })
 }
 
-/// A hole, and a VM that goes.
+/// A hole, a memslot that goes, and a VM.
 pub fn held(_: &mut Bench) -> anyhow::Result<Vec<HeldUp>> {
-    let (fd, vm) = mapped()?;
-    let punched = refused(
-        "punching a hole",
-        &fd,
-        || Ok(fd.punch_hole(0..SIZE - PAGE)?),
-    )?;
-    drop((fd, vm));
-    let (fd, vm) = mapped()?;
-    let destroyed = refused("destroying a VM", &fd, || {
-        drop(vm);
-        Ok(())
-    })?;
-    Ok(vec![punched, destroyed])
+    let mut all = Vec::new();
+    for size in FILES.map(|mib| mib * MIB) {
+        for (what, work) in WORKS {
+            all.push(refused(what, size, work)?);
+        }
+    }
+    Ok(all)
 }
