@@ -4,6 +4,7 @@
  * kernel for the Rust part of the module.
  */
 
+#include <linux/atomic.h>
 #include <linux/cpumask.h>
 #include <linux/delay.h>
 #include <linux/gfp.h>
@@ -14,6 +15,7 @@
 #include <linux/pfn.h>
 #include <linux/preempt.h>
 #include <linux/random.h>
+#include <linux/siphash.h>
 #include <linux/smp.h>
 #include <linux/uaccess.h>
 #include <asm/apic.h>
@@ -77,8 +79,13 @@ static struct notifier_block tdxemu_nb = {
 	.notifier_call = tdxemu_die,
 };
 
+/* What random numbers are made of. */
+static siphash_key_t random_key;
+static atomic64_t random_count = ATOMIC64_INIT(0);
+
 int tdxemu_glue_register(void)
 {
+	get_random_bytes(&random_key, sizeof(random_key));
 	return register_die_notifier(&tdxemu_nb);
 }
 
@@ -153,9 +160,13 @@ bool tdxemu_glue_interrupt_pending(void)
 	return false;
 }
 
+/*
+ * SEAMCALL is answered with interrupts off, where on PREEMPT_RT the kernel's own random numbers
+ * cannot be had: they are behind a lock that sleeps there.
+ */
 u64 tdxemu_glue_random(void)
 {
-	return get_random_u64();
+	return siphash_1u64(atomic64_inc_return(&random_count), &random_key);
 }
 
 void tdxemu_glue_delay(unsigned int microseconds)
