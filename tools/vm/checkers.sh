@@ -27,6 +27,8 @@ settings() {
 	starve-plain) kernel=plain jobs=(starve) ;;
 	pagealloc) kernel=debug COMMAND_LINE+=" debug_pagealloc=on page_poison=1" ;;
 	kcsan) kernel=$1 ;;
+	# KVM refuses a real-time kernel whose TSC may stop, which QEMU says of its own.
+	rt) COMMAND_LINE+=" setcpuid=constant_tsc" ;;&
 	gcc | rt | nonuma | cfi | modversions) kernel=$1 jobs=(kernel) ;;
 	*) die "no checker '$1'" "$names" ;;
 	esac

@@ -19,7 +19,7 @@ use selftests::fixtures::{
     bind_or_skip, child, ended, for_compaction, movable, role, seed, signal, vm, wait_for, Cgroup,
     Guest, MIB, PAGE, PATIENCE,
 };
-use selftests::hostmem::{movable_blocks, pages_relocated, Compactor, Mover};
+use selftests::hostmem::{movable_blocks, pages_relocated, CompactUnevictable, Compactor, Mover};
 use selftests::ktap::{self, note};
 use selftests::race::{repeat, Dice};
 use vmm::guest::{ALLOW_ZERO, ANY_ROUND, VERIFY, WRITE};
@@ -259,6 +259,7 @@ fn file_close() {
 /// Nobody but mm knows the pages that it moves when their file goes.
 fn last_close() {
     const CLOSES: u64 = 3;
+    let _allowed = CompactUnevictable::allowed(true);
     let _lists = ShortFreeLists::new().unwrap();
     let _compactor = Compactor::start();
     let mut dice = Dice::new();

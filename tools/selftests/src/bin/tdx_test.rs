@@ -15,7 +15,7 @@ use selftests::cases;
 use selftests::fixtures::{
     fails, file, for_compaction, movable, unload, wait_for, Guest, PAGE, PATIENCE,
 };
-use selftests::hostmem::{compact, movable_blocks, offlinable, until_moved};
+use selftests::hostmem::{compact, movable_blocks, offlinable, until_moved, CompactUnevictable};
 use selftests::ktap::{self, note};
 use selftests::tdx::emulator::{clear_counters, Counters};
 use selftests::tdx::{device, pin_to, Crew, Tdx};
@@ -99,6 +99,8 @@ fn a_running_td_keeps_every_byte() {
 }
 
 fn compaction_moves_pages() {
+    // Not so by default on PREEMPT_RT.
+    let _allowed = CompactUnevictable::allowed(true);
     let _lists = ShortFreeLists::new().unwrap();
     until_moved(compacted_below_a_td);
 }
