@@ -118,6 +118,8 @@ fn offline_moves_pages_away() {
 }
 
 fn compaction_moves_pages() {
+    // Not so by default on PREEMPT_RT.
+    let _allowed = CompactUnevictable::allowed(true);
     let _lists = ShortFreeLists::new().unwrap();
     until_moved(compacted_below_a_guest);
 }

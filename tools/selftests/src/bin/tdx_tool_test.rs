@@ -5,7 +5,7 @@ use std::os::fd::AsRawFd;
 use std::process::ExitCode;
 
 use selftests::cases;
-use selftests::fixtures::{in_movable_zone, PAGE};
+use selftests::fixtures::{in_movable_zone, two_nodes, PAGE};
 use selftests::hostmem::{page_flags, KPF_RESERVED};
 use selftests::ktap;
 use selftests::tdx::emulator::Faults;
@@ -182,6 +182,7 @@ fn why_names_a_page_that_has_moved() {
 }
 
 fn evacuate_names_a_lost_td() {
+    two_nodes();
     let (tdx, (kept, offset)) = lost();
     let place = places(&[kept]);
     let text = ends(&format!("evacuate {place} --offline --timeout 30"), 3);
