@@ -240,6 +240,8 @@ kvm "KVM makes no SEAMCALL before the provider" $tdx 's/tdh_mng_rd\(&kvm_tdx->td
 kvm "KVM leaves preemption to the provider" $tdx 's/scoped_guard\(preempt\) \{(\n\t\ttdh_mng_rd)/{$1/'
 kvm "KVM does not tell the architecture of pages that move" virt/kvm/guest_memfd.c \
 	's/(flush \|= kvm_mmu_unmap_gfn_range\(kvm, &gfn_range\);\n\n#ifdef CONFIG_HAVE_KVM_ARCH_GMEM_INVALIDATE\n)\t\tkvm_arch_gmem_invalidate_range\(kvm, &gfn_range\);/$1/'
+TESTS=(lost 2 2 2 slot_of_a_lost_td fault_counters_with_lost_tds)
+kvm "KVM leaves pages that it cannot remove in their file" virt/kvm/guest_memfd.c 's/(bindings = provider->bindings\(file\);\n\n)\tkvm_gmem_drop_kept\(slot\);/$1\t(void)kvm_gmem_drop_kept;/'
 TESTS=("${LOST[@]}")
 kvm "KVM forgets a page that it cannot remove" $tdx 's/\ttdx_keep_page\(kvm, pfn, why\);\n\n(\tif \(!tdx_td_is_lost)/$1/'
 kvm "KVM forgets a page that the provider cannot get back" $tdx 's/for \(; nr; nr--\)\n\t\ttdx_relocation_keep\(kvm, &moves\[nr - 1\]\);/(void)tdx_relocation_keep;/'
