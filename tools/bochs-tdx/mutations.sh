@@ -246,7 +246,6 @@ TESTS=("${LOST[@]}")
 kvm "KVM forgets a page that it cannot remove" $tdx 's/\ttdx_keep_page\(kvm, pfn, why\);\n\n(\tif \(!tdx_td_is_lost)/$1/'
 kvm "KVM forgets a page that the provider cannot get back" $tdx 's/for \(; nr; nr--\)\n\t\ttdx_relocation_keep\(kvm, &moves\[nr - 1\]\);/(void)tdx_relocation_keep;/'
 kvm "KVM does not reclaim the pages it has kept" $tdx 's/(before all other pages of the TD\. \*\/\n)\ttdx_reclaim_kept_pages\(kvm_tdx\);/$1\t(void)tdx_reclaim_kept_pages;/'
-kvm "KVM leaves pages that it cannot remove in their file" virt/kvm/guest_memfd.c 's/(bindings = provider->bindings\(file\);\n\n)\tkvm_gmem_drop_kept\(slot\);/$1\t(void)kvm_gmem_drop_kept;/'
 kvm "KVM takes a lost TD for a bug" $tdx 's/if \(r == -EIO\)\n\t\tkvm_vm_dead\(kvm\);\n\telse\n//'
 kvm "KVM takes a page it cannot remove for a bug" $tdx 's/return virt_rebooting && \(err & TDX_SW_ERROR\)/return false \&\& (err & TDX_SW_ERROR)/; s/(if \(\(err & TDX_SEAMCALL_STATUS_MASK\) == TDX_TD_FATAL\)\n\t\treturn )true/$1false/'
 module "a page that stays blocked is taken for the TD's as before" src/backend/tdx.rs 's/(Outcome::Stuck => \(Err\(Refusal::Guest\.into\(\)\), Source::)Owned/$1Settled/'

@@ -120,7 +120,7 @@ impl Calls {
 }
 
 /// See [`Report::unbounded`].
-const HELD_NOISE: f64 = 1.5;
+const HELD_NOISE: f64 = 3.0;
 
 /// For how long `migrate_folio` is refused, as somebody takes pages out of a file.
 #[derive(Debug, Serialize, Deserialize)]
