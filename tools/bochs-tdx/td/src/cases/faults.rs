@@ -349,7 +349,7 @@ fn lose(o: &Options, counters: &mut Counters, rules: &str) -> io::Result<Option<
             let at = part(&td, o, v.id());
             thread::spawn(move || {
                 let r = v.command(Command::Loop, [at.start, at.end, 64]);
-                (v, r.map_err(|e| e.raw_os_error()))
+                (v, r)
             })
         })
         .collect();
@@ -362,7 +362,8 @@ fn lose(o: &Options, counters: &mut Counters, rules: &str) -> io::Result<Option<
         let (v, end) = t
             .join()
             .map_err(|_| io::Error::other("a vCPU's thread panicked"))?;
-        check(end == Err(Some(libc::EIO)), || {
+        let errno = end.as_ref().map_err(io::Error::raw_os_error);
+        check(errno == Err(Some(libc::EIO)), || {
             format!("vCPU {} of a lost TD: {end:?}", v.id())
         })?;
         no_mismatch(v.control())?;
