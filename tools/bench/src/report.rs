@@ -227,7 +227,7 @@ impl Report {
     }
 
     /// What is done to files for which mm is refused for longer the larger they are: it is to be done by
-    /// parts, one of which may take [`HELD_NOISE`] times as long as another.
+    /// parts, one of which may take three times as long as another.
     pub fn unbounded(&self) -> Vec<String> {
         let longer = |small: &HeldUp, large: &HeldUp| {
             small.what == large.what
