@@ -86,7 +86,7 @@ pub struct Progress {
     pub first: Option<Mismatch>,
 }
 
-/// A guest that does not end: what it was at.
+/// A guest that does not end, or not by the end of its code: what it was at.
 #[derive(Debug)]
 pub struct Hang {
     text: String,
@@ -94,8 +94,8 @@ pub struct Hang {
 }
 
 impl Hang {
-    /// Whether a vCPU had [registers of the host](crate::Registers::are_the_hosts), and none has
-    /// found wrong content.
+    /// Whether a vCPU had [registers of the host](crate::Registers::are_the_hosts) or was
+    /// [entered](crate::entries) at an address of the host's, and none has found wrong content.
     pub fn is_emulators(&self) -> bool {
         self.is_emulators
     }
@@ -225,8 +225,8 @@ impl Crew {
         }
     }
 
-    /// Stops the vCPUs and hands them back; an error if one of them ended
-    /// otherwise than by the end of its code, a [`Hang`] if one does not stop.
+    /// Stops the vCPUs and hands them back; a [`Hang`] if one of them ended otherwise than by the
+    /// end of its code, or does not stop.
     pub fn stop(mut self) -> io::Result<(Vec<Vcpu>, Progress)> {
         self.tell_to_stop();
         if self.wait(TO_STOP) {
@@ -279,6 +279,16 @@ impl Crew {
             }
             hang.text += &format!("\nvCPU {id}: {exit:x?}");
         }
+        self.look_for_the_emulator(hang)
+    }
+
+    /// Adds what the trace of VM entries knows.
+    fn look_for_the_emulator(&self, mut hang: Hang) -> Hang {
+        let entries = crate::entries::at_host_addresses();
+        for entry in &entries {
+            hang.text += &format!("\n{entry}");
+        }
+        hang.is_emulators |= !entries.is_empty();
         // What a guest has found before stays true.
         hang.is_emulators &= self.progress().mismatches == 0;
         hang
@@ -296,7 +306,13 @@ impl Crew {
             vcpus.push(vcpu);
         }
         match bad {
-            Some(text) => Err(io::Error::other(text)),
+            Some(text) => {
+                let hang = Hang {
+                    text,
+                    is_emulators: false,
+                };
+                Err(io::Error::other(self.look_for_the_emulator(hang)))
+            }
             None => Ok((vcpus, self.progress())),
         }
     }

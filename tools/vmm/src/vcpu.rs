@@ -170,6 +170,11 @@ impl Vcpu {
 
     /// Points the vCPU at a piece of guest code.
     pub fn start(&mut self, entry: Entry, args: [u64; 3]) -> io::Result<()> {
+        self.start_at(entry.address(), args)
+    }
+
+    /// Points the vCPU at any address.
+    pub fn start_at(&mut self, rip: u64, args: [u64; 3]) -> io::Result<()> {
         if std::mem::take(&mut self.unfinished) {
             self.fd.set_kvm_immediate_exit(1);
             let end = self.fd.run().map(drop);
@@ -180,7 +185,7 @@ impl Vcpu {
             }
         }
         let mut r = self.fd.get_regs().map_err(os)?;
-        r.rip = entry.address();
+        r.rip = rip;
         (r.rdi, r.rsi, r.rdx) = args.into();
         r.rflags = 2;
         self.fd.set_regs(&r).map_err(os)
