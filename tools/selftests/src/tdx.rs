@@ -10,6 +10,8 @@ use std::thread::{self, JoinHandle};
 
 use privmemfd_ioctls::PrivMemFd;
 use tdhost::{Command, Device, Report, SeptState, Td};
+use tdx_emu_model::regs::op;
+use tdx_emu_model::status::{with_op, PAGE_METADATA_INCORRECT};
 
 use crate::fixtures::{go_on, movable, PAGE};
 use crate::ktap::skip;
@@ -169,6 +171,23 @@ pub struct Tdx {
 }
 
 impl Tdx {
+    /// Loses the TD by a move: the TDX module refuses one of its first 8 pages, and to unblock it.
+    ///
+    /// # Panics
+    ///
+    /// If the TD is not lost then.
+    pub fn lose(&self) {
+        let refused = with_op(PAGE_METADATA_INCORRECT, op::RCX);
+        let rules = format!(
+            "TDH.MEM.PAGE.RELOCATE nth=1 repeat=0 status={refused:#x}\n\
+             TDH.MEM.RANGE.UNBLOCK nth=1 status={refused:#x}\n"
+        );
+        let faults = emulator::Faults::inject(&rules);
+        let moved = self.fd.move_range(0..8 * PAGE, None);
+        drop(faults);
+        assert!(moved.is_err() && self.td.is_dead(), "{moved:?}");
+    }
+
     /// A TD without a page, not finalized.
     pub fn empty(pages: u64, vcpus: u32) -> Self {
         Self::on(movable(pages * PAGE), pages, vcpus)

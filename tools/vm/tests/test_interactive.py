@@ -44,6 +44,7 @@ with open(typed or os.devnull, "rb", buffering=0) as line, open(raw, "ab", buffe
             status = int(found[1]) if found else None
             shown.write(text.strip().upper() + b"\nvm# ")
             if text.startswith(b"hang"):
+                # Takes no input any more: vm.py has to end it, long before this is over.
                 time.sleep(1000)
             text = b""
     files = io.BytesIO()

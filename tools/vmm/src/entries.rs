@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! VM entries with an instruction pointer that no guest of this crate has: the host's.
 //!
-//! The emulated CPU of QEMU saves its own registers as a guest's now and then. Most such guests
+//! The emulated CPU of QEMU saves its own registers as a guest's now and then. Such a guest may
 //! end by a triple fault, after which KVM has reset the registers. Only the trace of KVM's
 //! entries knows what they were. The test VM has an instance of the tracer that keeps nothing but
 //! those (`load_kvm` in `tools/vm/guest/guest.sh`); elsewhere there is none.

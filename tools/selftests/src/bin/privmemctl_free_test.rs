@@ -205,6 +205,13 @@ fn why_knows_cma_areas() {
     );
 }
 
+/// Pages of the file that are in one of these places.
+fn pages_inside(file: &PrivMemFd, places: &[place::Place]) -> u64 {
+    let pages = file.resident().unwrap();
+    let is_inside = |frame| places.iter().any(|p| p.frames.contains(frame));
+    pages.iter().filter(|(_, frame)| is_inside(frame)).count() as u64
+}
+
 /// Pages get into an area only where its node has no other memory: it is full meanwhile.
 fn private_memory_leaves_cma_areas() {
     two_nodes();
@@ -225,11 +232,7 @@ fn private_memory_leaves_cma_areas() {
         .unwrap();
     let mut guest = Guest::new(&file, 1);
     guest.fill();
-    let inside = || {
-        let frames = file.pages(0..size).unwrap();
-        let is_inside = |f: &&u64| areas.iter().any(|a| a.frames.contains(f));
-        frames.iter().flatten().filter(is_inside).count() as u64
-    };
+    let inside = || pages_inside(&file, &areas);
     let full = full_node(home, &area.frames);
     assert_eq!(file.move_range(0..size, Some(home)).unwrap(), size / PAGE);
     let before = inside();
@@ -255,6 +258,8 @@ fn private_memory_leaves_the_cma_area_of_the_only_node() {
     if map.nodes() != [0] || cma_frames().is_empty() {
         skip("needs one node, and CONFIG_CMA_DEBUGFS");
     }
+    // Else the kernel itself may bring pages in or out while they are counted.
+    let _compaction = CompactUnevictable::allowed(false);
     let areas = place::cma(Some(&map)).unwrap();
     let size = SPARE + 8 * MIB;
     let full = full_node(0, &areas[0].frames);
@@ -263,11 +268,7 @@ fn private_memory_leaves_the_cma_area_of_the_only_node() {
         .unwrap();
     file.allocate(0..size).unwrap();
     drop(full);
-    let inside = || {
-        let frames = file.pages(0..size).unwrap();
-        let is_inside = |f: &&u64| areas.iter().any(|a| a.frames.contains(f));
-        frames.iter().flatten().filter(is_inside).count() as u64
-    };
+    let inside = || pages_inside(&file, &areas);
     let before = inside();
     assert!(before > 0, "no page has come into {}", areas[0]);
     let plan = says("evacuate --cma --dry-run");

@@ -342,15 +342,7 @@ fn stuck_pages_do_not_move() {
     let tdx = Tdx::on(in_movable_zone(PAGES * PAGE), PAGES, 1).boot();
     let before = tdx.fd.pages(tdx.all()).unwrap();
     let before: Vec<u64> = before.into_iter().flatten().collect();
-    let refused = with_op(status::PAGE_METADATA_INCORRECT, op::RCX);
-    let rules = format!(
-        "TDH.MEM.PAGE.RELOCATE nth=1 repeat=0 status={refused:#x}\n\
-         TDH.MEM.RANGE.UNBLOCK nth=1 status={refused:#x}\n"
-    );
-    let faults = Faults::inject(&rules);
-    let moved = tdx.fd.move_range(0..8 * PAGE, None);
-    drop(faults);
-    assert!(moved.is_err() && tdx.td.is_dead(), "{moved:?}");
+    tdx.lose();
     let (fd, all) = (tdx.fd.try_clone().unwrap(), tdx.all());
 
     assert_eq!(reserved(&before), 1);

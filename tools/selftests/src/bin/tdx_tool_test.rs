@@ -41,15 +41,7 @@ fn only_kept(frames: &[u64]) -> (u64, u64) {
 /// A TD that is lost, and the page that can be neither moved nor given back to it.
 fn lost() -> (Tdx, (u64, u64)) {
     let (tdx, frames) = td();
-    let refused = refused();
-    let rules = format!(
-        "TDH.MEM.PAGE.RELOCATE nth=1 repeat=0 status={refused:#x}\n\
-         TDH.MEM.RANGE.UNBLOCK nth=1 status={refused:#x}\n"
-    );
-    let faults = Faults::inject(&rules);
-    let moved = tdx.fd.move_range(0..8 * PAGE, None);
-    drop(faults);
-    assert!(moved.is_err() && tdx.td.is_dead(), "{moved:?}");
+    tdx.lose();
     let kept = only_kept(&frames);
     (tdx, kept)
 }

@@ -280,6 +280,7 @@ impl Show {
                 "the TD has not ended by itself within {limit} s"
             );
             if self.cli.still {
+                // Nothing to do but to look again whether it has ended.
                 thread::sleep(BEAT);
             } else {
                 self.round(name, 1, None)?;
