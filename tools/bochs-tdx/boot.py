@@ -203,6 +203,7 @@ def main():
     sys.argv[1:] = rest
     vm.parse = parse_all
     vm.qemu = bochs
+    vm.spare_cpus = lambda _: 0
     return vm.main()
 
 

@@ -1,21 +1,22 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 #
-# emulator.sh stale-code|lost-interrupt [SECONDS]: has an emulator the bug (testing.rst)?
+# emulator.sh stale-code|lost-interrupt|unlocked-flags [SECONDS]: has an emulator the bug (testing.rst)?
 # QEMU= is the one to try, of any version; by default that of make run. Prints what the
 # machine got done and what it died of; fails if it has the bug.
 #
 #   stale-code      runs code that has been patched as it was before
 #   lost-interrupt  a CPU that leaves a nested guest loses an interrupt
+#   unlocked-flags  a CPU's flags are written by another; CPU= is the one that is tried, 0 unless told
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=prepare.sh
 . "$(dirname "$0")/prepare.sh"
 
-usage="emulator.sh stale-code|lost-interrupt [SECONDS]"
+usage="emulator.sh stale-code|lost-interrupt|unlocked-flags [SECONDS]"
 bug=${1:?$usage}
 case $bug in
 stale-code) seconds=250 ;;
-lost-interrupt) seconds=60 ;;
+lost-interrupt | unlocked-flags) seconds=60 ;;
 *) die "no bug '$bug'" "$usage" ;;
 esac
 seconds=${2:-$seconds}
@@ -26,7 +27,7 @@ unset QEMU
 prepare plain
 QEMU=${tried:-$QEMU}
 VM_OPTIONS+=(--any-qemu)
-JOB_ARGUMENTS=("$bug" "$seconds")
+JOB_ARGUMENTS=("$bug" "$seconds" "${CPU:-0}")
 status=0
 boot emulator "$OUT" "$((seconds + 60))" >"$OUT.log" 2>&1 || status=$?
 "$QEMU" --version | head -n 1

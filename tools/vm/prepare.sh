@@ -135,7 +135,8 @@ machine_size() {
 		COMMAND_LINE=${COMMAND_LINE/movablecore=4G/movablecore=$((MIB / 2))M}
 	fi
 	if [ -n "${VCPUS:-}" ]; then
-		whole VCPUS "$VCPUS" 1 "$(most NR_CPUS)" "CONFIG_NR_CPUS=$(most NR_CPUS) of this kernel; KERNEL=stock takes more"
+		whole VCPUS "$VCPUS" 1 $(($(most NR_CPUS) - 1)) \
+			"CONFIG_NR_CPUS=$(most NR_CPUS) of this kernel, and one CPU is its own; KERNEL=stock takes more"
 		VM_OPTIONS+=(--cpus "$VCPUS")
 	fi
 }

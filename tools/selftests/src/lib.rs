@@ -6,6 +6,7 @@ pub mod effects;
 pub mod fixtures;
 pub mod hostmem;
 pub mod ktap;
+pub mod leaving;
 pub mod race;
 pub mod starve;
 mod stuck;

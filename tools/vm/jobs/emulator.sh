@@ -1,7 +1,7 @@
 #!/bin/sh
 # SPDX-License-Identifier: GPL-2.0
 #
-# For tools/vm/emulator.sh: its BUG SECONDS.
+# For tools/vm/emulator.sh: its BUG SECONDS CPU.
 # shellcheck source-path=SCRIPTDIR/../guest source=guest.sh
 . /lib/guest.sh
 
@@ -10,5 +10,9 @@ stale-code) exec /tests/stale_code "$2" ;;
 lost-interrupt)
 	load_kvm /modules/kvm || exit 126
 	exec /tests/lost_interrupt "$2"
+	;;
+unlocked-flags)
+	load_kvm /modules/kvm || exit 126
+	exec /tests/unlocked_flags "$2" "$3"
 	;;
 esac

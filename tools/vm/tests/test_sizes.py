@@ -22,7 +22,7 @@ class Sizes(unittest.TestCase):
         folder = tempfile.TemporaryDirectory()
         self.addCleanup(folder.cleanup)
         self.kdir = folder.name
-        Path(self.kdir, ".config").write_text("CONFIG_NR_CPUS=2\nCONFIG_NODES_SHIFT=6\n")
+        Path(self.kdir, ".config").write_text("CONFIG_NR_CPUS=8\nCONFIG_NODES_SHIFT=6\n")
 
     def machine(self, **sizes):
         environment = {k: v for k, v in os.environ.items() if k not in ("MIB", "VCPUS", "NUMA", "VM_EXITS")}
@@ -46,8 +46,8 @@ class Sizes(unittest.TestCase):
             ("MIB", "12x", "not a whole number from 1024 to "),
             ("MIB", "1023", "less is too little for the tests"),
             ("MIB", "9999999", "and this host has "),
-            ("VCPUS", "0", "not a whole number from 1 to 2"),
-            ("VCPUS", "3", "CONFIG_NR_CPUS=2 of this kernel; KERNEL=stock takes more"),
+            ("VCPUS", "0", "not a whole number from 1 to 7"),
+            ("VCPUS", "8", "CONFIG_NR_CPUS=8 of this kernel, and one CPU is its own"),
             ("NUMA", "65", "CONFIG_NODES_SHIFT=6 of this kernel"),
             ("NUMA", "-1", "not a whole number from 1 to 64"),
         ):

@@ -2,12 +2,14 @@
 """vm.py: the script's text and the files behind it are told apart."""
 
 import io
+import re
 import subprocess
 import sys
 import tarfile
 import tempfile
 import unittest
 from pathlib import Path
+from unittest import mock
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -41,6 +43,29 @@ class Stream(unittest.TestCase):
     def test_no_marker(self):
         output, text = self.follow([b"panic\n", b"half"])
         self.assertEqual((text, output.marked), (b"panic\nhalf", False))
+
+
+class Cpus(unittest.TestCase):
+    def machine(self, *options):
+        with tempfile.TemporaryDirectory() as folder:
+            kernel, script = Path(folder, "bzImage"), Path(folder, "job")
+            kernel.touch()
+            script.touch()
+            arguments = ["vm.py", "--kernel", str(kernel), "--any-qemu", "--out", folder, *options, str(script)]
+            with mock.patch.object(sys, "argv", arguments):
+                parsed = vm.parse()
+            command = vm.qemu(parsed, Path(folder, "initramfs"))
+            archive = Path(folder, "archive")
+            vm.pack(archive, parsed, "token")
+            mask = re.search(rb"^CPUS=(\S+)$", archive.read_bytes(), re.MULTILINE)
+            return int(command[command.index("-smp") + 1]), int(mask[1], 16)
+
+    def test_the_first_is_not_the_scripts(self):
+        self.assertEqual(self.machine(), (3, 0b110))
+        self.assertEqual(self.machine("--cpus", "1"), (2, 0b10))
+
+    def test_all_are_where_one_runs_after_the_other(self):
+        self.assertEqual(self.machine("--instructions"), (2, 0b11))
 
 
 class Files(unittest.TestCase):

@@ -13,30 +13,14 @@ use std::process::ExitCode;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::thread::{sched_setaffinity, CpuSet};
-use vmm::guest::{Entry, Field};
-use vmm::{Exit, Vcpu, Vm, VmType};
+use selftests::leaving::{leave, pin, two_cpus};
+use vmm::guest::Field;
+use vmm::{Vm, VmType};
 
 const SLEEP: Duration = Duration::from_micros(50);
 /// A guest that leaves so often has had its CPU for a tenth of a second or more, where no
 /// scheduler lets the sleeper wait for ten milliseconds.
 const MANY: u64 = 10_000;
-
-fn pin(cpu: usize) -> io::Result<()> {
-    let mut set = CpuSet::new();
-    set.set(cpu);
-    Ok(sched_setaffinity(None, &set)?)
-}
-
-/// Has the guest leave again and again.
-fn leave(cpu: usize, mut vcpu: Vcpu) -> io::Result<()> {
-    pin(cpu)?;
-    let control = vcpu.control().address();
-    match vcpu.call(Entry::Leave, [control, 0, 0])? {
-        Exit::Done(_) => Ok(()),
-        other => Err(io::Error::other(format!("the guest ended with {other:?}"))),
-    }
-}
 
 /// Sleeps again and again; returns how often, and how often it was forgotten.
 fn sleep(cpu: usize, left: &dyn Fn() -> u64, end: Instant) -> io::Result<(u64, u64)> {
@@ -59,19 +43,20 @@ fn sleep(cpu: usize, left: &dyn Fn() -> u64, end: Instant) -> io::Result<(u64, u
 }
 
 fn run(time: Duration) -> io::Result<u64> {
+    let cpus = two_cpus()?;
     let vm = &Vm::new(VmType::Default)?;
-    let control = |cpu: usize| vm.control(cpu as u64);
-    let left = |cpu: usize| control(cpu).get(Field::Started);
+    let control = |id: usize| vm.control(id as u64);
+    let left = |id: usize| control(id).get(Field::Started);
     let end = Instant::now() + time;
     thread::scope(|s| {
-        let guests = [0, 1].map(|cpu| {
-            let vcpu = vm.vcpu(cpu as u64);
-            s.spawn(move || leave(cpu, vcpu?))
+        let guests = [0, 1].map(|id| {
+            let vcpu = vm.vcpu(id as u64);
+            s.spawn(move || leave(cpus[id], vcpu?))
         });
-        let sleepers = [0, 1].map(|cpu| s.spawn(move || sleep(cpu, &|| left(cpu), end)));
+        let sleepers = [0, 1].map(|id| s.spawn(move || sleep(cpus[id], &|| left(id), end)));
         let slept = sleepers.map(|t| t.join().expect("no panic"));
-        for (cpu, guest) in guests.into_iter().enumerate() {
-            control(cpu).set(Field::Stop, 1);
+        for (id, guest) in guests.into_iter().enumerate() {
+            control(id).set(Field::Stop, 1);
             guest.join().expect("no panic")?;
         }
         let (mut sleeps, mut lost) = (0, 0);
