@@ -299,16 +299,13 @@ pub fn done(exit: Exit) -> u64 {
 }
 
 /// What a crew hands back. Panics if it has ended otherwise, and tells what everybody is at if
-/// its guest hangs; one that the emulated CPU has lost says nothing of the case, which is skipped.
+/// its guest hangs.
 pub fn ended<T>(end: io::Result<T>) -> T {
     let e = match end {
         Ok(result) => return result,
         Err(e) => e,
     };
     match e.get_ref().and_then(|e| e.downcast_ref::<Hang>()) {
-        Some(hang) if hang.is_emulators() => skip(format!(
-            "the emulated CPU has saved its own registers as a guest's (testing.rst): {hang}"
-        )),
         Some(hang) => panic!("{hang}\n{}", stuck::describe()),
         None => panic!("{e}"),
     }

@@ -74,7 +74,6 @@ fn matches(name: &str, filters: &[String]) -> bool {
 
 fn run_case(case: &Case, messages: &Mutex<Vec<String>>) -> Outcome {
     messages.lock().unwrap().clear();
-    vmm::entries::forget();
     let starved = Starved::as_asked_for();
     let end = catch_unwind(AssertUnwindSafe(case.run));
     drop(starved);

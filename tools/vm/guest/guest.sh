@@ -11,7 +11,6 @@ export PRIVMEMFD_MAY="offline poison limits"
 
 COUNTERS=/sys/kernel/debug/privmemfd
 TRACING=/sys/kernel/tracing
-LOST_VCPUS=$TRACING/instances/lost_vcpus
 
 # load_kvm DIR: irqbypass is built in when no KVM user wants it as a module, and kvm-amd
 # of a kernel with SEV needs ccp.
@@ -19,21 +18,10 @@ load_kvm() {
 	for before in irqbypass ccp; do
 		[ ! -e "/modules/$before.ko" ] || insmod "/modules/$before.ko" || return 1
 	done
-	insmod "$1/kvm.ko" && insmod "$1/kvm-amd.ko" && [ -c /dev/kvm ] && trace_lost_vcpus
-}
-
-# trace_lost_vcpus: keep each VM entry with an instruction pointer of the host's. No guest here has
-# such a one of its own; what has is explained in testing.rst.
-trace_lost_vcpus() {
-	[ -d $TRACING/events/kvm/kvm_entry ] || return 0
-	mkdir -p $LOST_VCPUS &&
-		echo 64 >$LOST_VCPUS/buffer_size_kb &&
-		echo 'rip > 0xffff800000000000' >$LOST_VCPUS/events/kvm/kvm_entry/filter &&
-		echo 1 >$LOST_VCPUS/events/kvm/kvm_entry/enable
+	insmod "$1/kvm.ko" && insmod "$1/kvm-amd.ko" && [ -c /dev/kvm ]
 }
 
 unload_kvm() {
-	[ ! -d $LOST_VCPUS ] || rmdir $LOST_VCPUS || return 1
 	rmmod kvm_amd && rmmod kvm || return 1
 	for before in ccp irqbypass; do
 		! grep -q "^$before " /proc/modules || rmmod "$before" || return 1

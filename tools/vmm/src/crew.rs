@@ -88,22 +88,11 @@ pub struct Progress {
 
 /// A guest that does not end, or not by the end of its code: what it was at.
 #[derive(Debug)]
-pub struct Hang {
-    text: String,
-    is_emulators: bool,
-}
-
-impl Hang {
-    /// Whether a vCPU had [registers of the host](crate::Registers::are_the_hosts) or was
-    /// [entered](crate::entries) at an address of the host's, and none has found wrong content.
-    pub fn is_emulators(&self) -> bool {
-        self.is_emulators
-    }
-}
+pub struct Hang(String);
 
 impl fmt::Display for Hang {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.text)
+        f.write_str(&self.0)
     }
 }
 
@@ -255,7 +244,7 @@ impl Crew {
     }
 
     /// Ends vCPUs that do not see the end; says where each was.
-    fn kick(&mut self, text: String) -> Hang {
+    fn kick(&mut self, mut text: String) -> Hang {
         let end = Instant::now() + TO_LEAVE;
         while !self.wait(Duration::from_millis(20)) && Instant::now() < end {
             for (thread, kick) in self.threads.iter().zip(&self.kicks) {
@@ -263,35 +252,16 @@ impl Crew {
                 let _ = kick.send(thread);
             }
         }
-        let mut hang = Hang {
-            text,
-            is_emulators: false,
-        };
         for (id, thread) in self.threads.drain(..).enumerate() {
             if !thread.is_finished() {
                 // Nobody can wait for it.
-                hang.text += &format!("\nvCPU {id} does not come back from KVM");
+                text += &format!("\nvCPU {id} does not come back from KVM");
                 continue;
             }
             let exit = thread.join().expect("vCPU threads do not panic").1;
-            if let Ok(Exit::Kicked(registers)) = &exit {
-                hang.is_emulators |= registers.are_the_hosts();
-            }
-            hang.text += &format!("\nvCPU {id}: {exit:x?}");
+            text += &format!("\nvCPU {id}: {exit:x?}");
         }
-        self.look_for_the_emulator(hang)
-    }
-
-    /// Adds what the trace of VM entries knows.
-    fn look_for_the_emulator(&self, mut hang: Hang) -> Hang {
-        let entries = crate::entries::at_host_addresses();
-        for entry in &entries {
-            hang.text += &format!("\n{entry}");
-        }
-        hang.is_emulators |= !entries.is_empty();
-        // What a guest has found before stays true.
-        hang.is_emulators &= self.progress().mismatches == 0;
-        hang
+        Hang(text)
     }
 
     fn collect(&mut self) -> io::Result<(Vec<Vcpu>, Progress)> {
@@ -306,13 +276,7 @@ impl Crew {
             vcpus.push(vcpu);
         }
         match bad {
-            Some(text) => {
-                let hang = Hang {
-                    text,
-                    is_emulators: false,
-                };
-                Err(io::Error::other(self.look_for_the_emulator(hang)))
-            }
+            Some(text) => Err(io::Error::other(Hang(text))),
             None => Ok((vcpus, self.progress())),
         }
     }

@@ -8,7 +8,6 @@
 //! * [`guest`] and [`layout`] say what the guest executes and where.
 
 mod crew;
-pub mod entries;
 pub mod guest;
 pub mod layout;
 mod vcpu;

@@ -17,7 +17,7 @@ use selftests::fixtures::{
 };
 use selftests::ktap::{self, note, skip};
 use vmm::layout::PRIVATE_BASE as BASE;
-use vmm::{entries, Exit, Vm, VmType};
+use vmm::{Exit, Vm, VmType};
 
 fn protected() -> Vm {
     let vm = vm(VmType::SwProtected);
@@ -82,27 +82,6 @@ fn a_guest_that_hears_nothing_is_brought_back() {
         panic!("{exit:?}");
     };
     assert_eq!(registers.rdi, at, "{}", registers.all);
-    assert!(!registers.are_the_hosts(), "{}", registers.all);
-}
-
-/// A guest that the emulated CPU has given registers of its own goes where the host's code is.
-fn an_entry_at_an_address_of_the_hosts_is_told() {
-    const HOST: u64 = 0xffff_ffff_a007_249c;
-    if !entries::are_traced() {
-        skip("nobody traces such entries here");
-    }
-    let mut guest = Guest::new(&movable(MIB), 1);
-    guest.fill();
-    assert_eq!(entries::at_host_addresses(), [""; 0]);
-    let vcpu = &mut guest.vcpus[0];
-    vcpu.start_at(HOST, [0; 3]).unwrap();
-    let exit = vcpu.run().unwrap();
-    assert!(matches!(exit, Exit::Other(_)), "{exit:?}");
-    let told = entries::at_host_addresses();
-    let rip = format!("rip {HOST:#x}");
-    assert!(told.iter().any(|line| line.contains(&rip)), "{told:?}");
-    entries::forget();
-    assert_eq!(entries::at_host_addresses(), [""; 0]);
 }
 
 /// Also on a KVM that has no connection to the module.
@@ -473,7 +452,6 @@ fn main() -> ExitCode {
         "a guest writes and verifies movable and pinned memory" => a_guest_runs_on_it,
         "a guest that does not finish in time is reported" => a_guest_that_goes_on_is_reported,
         "a guest that hears nothing is brought back" => a_guest_that_hears_nothing_is_brought_back,
-        "an entry at an address of the host's is told" => an_entry_at_an_address_of_the_hosts_is_told,
         "new memory is zero" => new_memory_is_zero,
         "a VM takes our files if it reports MOVABLE, else gives EINVAL" => a_vm_takes_what_it_reports,
         "a default VM is refused with EOPNOTSUPP" => other_vm_types_are_refused,
