@@ -93,6 +93,7 @@ unsigned int privmemfd_helper_alloc_folios(struct privmemfd_placement *from, uns
 					   struct folio **folios)
 {
 	nodemask_t *nodes = nodes_empty(from->nodes) ? NULL : &from->nodes;
+	unsigned int got;
 	int nid = from->nid;
 
 	if (nid == NUMA_NO_NODE) {
@@ -108,8 +109,15 @@ unsigned int privmemfd_helper_alloc_folios(struct privmemfd_placement *from, uns
 		return folios[0] ? 1 : 0;
 	}
 
-	/* A page of order 0 is its own folio. */
-	return __alloc_pages_bulk(from->gfp, nid, nodes, nr, (struct page **)folios);
+	/*
+	 * A page of order 0 is its own folio. The bulk allocator goes to no other node: where
+	 * nid has no room it gives one page, of the nearest that has, which then gives the rest.
+	 */
+	got = __alloc_pages_bulk(from->gfp, nid, nodes, nr, (struct page **)folios);
+	if (got == 1 && folio_nid(folios[0]) != nid)
+		got = __alloc_pages_bulk(from->gfp, folio_nid(folios[0]), nodes, nr,
+					 (struct page **)folios);
+	return got;
 }
 
 void *privmemfd_helper_folio_address(const struct folio *folio)

@@ -29,8 +29,9 @@ const SHARERS: [u64; 4] = [1, 4, 16, 64];
 const BLOCK: u64 = 320 * MIB;
 
 fn cost(fd: &PrivMemFd, size: u64) -> anyhow::Result<f64> {
-    // From the middle, and not the first round: that one meets cold caches.
-    let part = size / 2 - PART / 2..size / 2 + PART / 2;
+    // Not the first round, which meets cold caches. The end: a file that is larger than a node has
+    // pages of another there, while the node of this CPU is full.
+    let part = size - PART..size;
     fd.move_range(part.clone(), None)?;
     let mut best = f64::INFINITY;
     for _ in 0..ROUNDS {
