@@ -7,7 +7,10 @@
 #
 #   stale-code      runs code that has been patched as it was before
 #   lost-interrupt  a CPU that leaves a nested guest loses an interrupt
-#   unlocked-flags  a CPU's flags are written by another; CPU= is the one that is tried, 0 unless told
+#   unlocked-flags  a CPU's flags are written by another
+#
+# CPU= is the one on which the guest runs, 0 for unlocked-flags and 1 for lost-interrupt, which
+# has one on the next as well.
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=prepare.sh
 . "$(dirname "$0")/prepare.sh"
@@ -16,7 +19,8 @@ usage="emulator.sh stale-code|lost-interrupt|unlocked-flags [SECONDS]"
 bug=${1:?$usage}
 case $bug in
 stale-code) seconds=250 ;;
-lost-interrupt | unlocked-flags) seconds=60 ;;
+lost-interrupt) seconds=60 cpu=1 ;;
+unlocked-flags) seconds=60 cpu=0 ;;
 *) die "no bug '$bug'" "$usage" ;;
 esac
 seconds=${2:-$seconds}
@@ -27,7 +31,7 @@ unset QEMU
 prepare plain
 QEMU=${tried:-$QEMU}
 VM_OPTIONS+=(--any-qemu)
-JOB_ARGUMENTS=("$bug" "$seconds" "${CPU:-0}")
+JOB_ARGUMENTS=("$bug" "$seconds" "${CPU:-${cpu:-}}")
 status=0
 boot emulator "$OUT" "$((seconds + 60))" >"$OUT.log" 2>&1 || status=$?
 "$QEMU" --version | head -n 1

@@ -3,26 +3,27 @@
 //! emulator (Documentation/testing.rst, "Why QEMU 10.2").
 
 use std::io;
+use std::time::Duration;
 
-use rustix::thread::{sched_getaffinity, sched_setaffinity, CpuSet};
+use rustix::thread::{sched_setaffinity, CpuSet};
 use vmm::guest::Entry;
 use vmm::{Exit, Vcpu};
+
+/// What such a program is told: SECONDS CPU.
+pub fn arguments() -> Option<(Duration, usize)> {
+    let mut arguments = std::env::args().skip(1).map(|s| s.parse().ok());
+    let (Some(seconds), Some(cpu), None) = (arguments.next()?, arguments.next()?, arguments.next())
+    else {
+        return None;
+    };
+    Some((Duration::from_secs(seconds), cpu as usize))
+}
 
 /// Restricts the calling thread to one CPU.
 pub fn pin(cpu: usize) -> io::Result<()> {
     let mut set = CpuSet::new();
     set.set(cpu);
     Ok(sched_setaffinity(None, &set)?)
-}
-
-/// Two CPUs of those that the calling thread may use.
-pub fn two_cpus() -> io::Result<[usize; 2]> {
-    let may = sched_getaffinity(None)?;
-    let mut cpus = (0..CpuSet::MAX_CPU).filter(|&cpu| may.is_set(cpu));
-    match (cpus.next(), cpus.next()) {
-        (Some(one), Some(other)) => Ok([one, other]),
-        _ => Err(io::Error::other("needs two CPUs")),
-    }
 }
 
 /// Has the guest leave again and again, until its [`Stop`](vmm::guest::Field::Stop) is set.

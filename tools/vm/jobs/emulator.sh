@@ -7,12 +7,8 @@
 
 case $1 in
 stale-code) exec /tests/stale_code "$2" ;;
-lost-interrupt)
+lost-interrupt | unlocked-flags)
 	load_kvm /modules/kvm || exit 126
-	exec /tests/lost_interrupt "$2"
-	;;
-unlocked-flags)
-	load_kvm /modules/kvm || exit 126
-	exec /tests/unlocked_flags "$2" "$3"
+	exec "/tests/$(echo "$1" | tr - _)" "$2" "$3"
 	;;
 esac

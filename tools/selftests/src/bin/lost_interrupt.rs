@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
-//! `lost_interrupt SECONDS`: does every interrupt reach a processor on which nested guests
+//! `lost_interrupt SECONDS CPU`: does every interrupt reach a processor on which nested guests
 //! run? QEMU before 10.2 loses some (Documentation/testing.rst).
 //!
-//! On each CPU one thread does nothing but have a guest leave and come back, another sleeps
+//! On CPU and the next one, each, one thread does nothing but have a guest leave and come back, another sleeps
 //! for some microseconds at a time: the timer's interrupts meet exits of the guest. A CPU
 //! that has lost one has no timer until another interrupt comes; meanwhile the guest goes on
 //! alone, and how often it has left says that the CPU did not stand still. KVM is needed, no
@@ -13,7 +13,7 @@ use std::process::ExitCode;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use selftests::leaving::{leave, pin, two_cpus};
+use selftests::leaving::{arguments, leave, pin};
 use vmm::guest::Field;
 use vmm::{Vm, VmType};
 
@@ -42,8 +42,8 @@ fn sleep(cpu: usize, left: &dyn Fn() -> u64, end: Instant) -> io::Result<(u64, u
     Ok((sleeps, lost))
 }
 
-fn run(time: Duration) -> io::Result<u64> {
-    let cpus = two_cpus()?;
+fn run(time: Duration, cpu: usize) -> io::Result<u64> {
+    let cpus = [cpu, cpu + 1];
     let vm = &Vm::new(VmType::Default)?;
     let control = |id: usize| vm.control(id as u64);
     let left = |id: usize| control(id).get(Field::Started);
@@ -71,11 +71,11 @@ fn run(time: Duration) -> io::Result<u64> {
 }
 
 fn main() -> ExitCode {
-    let Some(seconds) = std::env::args().nth(1).and_then(|s| s.parse().ok()) else {
-        eprintln!("usage: lost_interrupt SECONDS");
+    let Some((time, cpu)) = arguments() else {
+        eprintln!("usage: lost_interrupt SECONDS CPU");
         return ExitCode::FAILURE;
     };
-    match run(Duration::from_secs(seconds)) {
+    match run(time, cpu) {
         Ok(0) => ExitCode::SUCCESS,
         Ok(_) => ExitCode::FAILURE,
         Err(e) => {

@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use selftests::leaving::{leave, pin};
+use selftests::leaving::{arguments, leave, pin};
 use vmm::guest::Field;
 use vmm::{Vm, VmType};
 
@@ -65,12 +65,11 @@ fn run(time: Duration, cpu: usize) -> io::Result<()> {
 }
 
 fn main() -> ExitCode {
-    let arguments: Vec<_> = std::env::args().skip(1).map(|s| s.parse()).collect();
-    let [Ok(seconds), Ok(cpu)] = arguments[..] else {
+    let Some((time, cpu)) = arguments() else {
         eprintln!("usage: unlocked_flags SECONDS CPU");
         return ExitCode::FAILURE;
     };
-    match run(Duration::from_secs(seconds), cpu as usize) {
+    match run(time, cpu) {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
             println!("unlocked_flags: {e}");
