@@ -2,9 +2,9 @@
 # SPDX-License-Identifier: GPL-2.0
 """Say whether a QEMU can be used here: qemu.py PROGRAM.
 
-Before 10.2 a CPU of QEMU that leaves a nested guest may lose an interrupt, before 8.1 it
-may execute a stale translation of code that another CPU has just patched: machines hang
-and die of it (Documentation/testing.rst, "Why QEMU 10.2").
+Machines hung with 10.0.2 for want of interrupts, and no QEMU before 10.2 was counted since; before
+8.1 a CPU may execute a stale translation of code that another has just patched: machines die
+of it (Documentation/testing.rst, "Why QEMU 10.2").
 """
 
 import re

@@ -15,6 +15,7 @@ use tdx_emu_model::status::{with_op, PAGE_METADATA_INCORRECT};
 
 use crate::fixtures::{go_on, movable, PAGE};
 use crate::ktap::skip;
+use crate::leaving::pin;
 
 const EMULATOR: &str = "/sys/kernel/debug/tdxemu";
 /// GPA of the first page.
@@ -298,13 +299,7 @@ impl Tdx {
 
 /// Restricts the calling thread to one CPU.
 pub fn pin_to(cpu: usize) {
-    // SAFETY: an all-zero set is a valid, empty one.
-    let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
-    // SAFETY: the set is ours; CPU_SET checks the number against its size.
-    unsafe { libc::CPU_SET(cpu, &mut set) };
-    // SAFETY: the set is valid and of the size given.
-    let ret = unsafe { libc::sched_setaffinity(0, size_of_val(&set), &set) };
-    assert_eq!(ret, 0, "no CPU {cpu}");
+    pin(cpu).unwrap_or_else(|e| panic!("no CPU {cpu}: {e}"));
 }
 
 /// vCPUs at work: each writes and compares its part of the memory without pause,

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 //! `lost_interrupt SECONDS CPU`: does every interrupt reach a processor on which nested guests
-//! run? QEMU before 10.2 loses some (Documentation/testing.rst).
+//! run? With QEMU 10.0.2 machines hung (Documentation/testing.rst).
 //!
-//! On CPU and the next one, each, one thread does nothing but have a guest leave and come back, another sleeps
-//! for some microseconds at a time: the timer's interrupts meet exits of the guest. A CPU
+//! On CPU and on the next one, one thread does nothing but have a guest leave and come back,
+//! another sleeps for some microseconds at a time: the timer's interrupts meet exits of the guest. A CPU
 //! that has lost one has no timer until another interrupt comes; meanwhile the guest goes on
 //! alone, and how often it has left says that the CPU did not stand still. KVM is needed, no
 //! module of ours.

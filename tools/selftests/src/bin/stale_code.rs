@@ -15,15 +15,9 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use rustix::pipe::pipe;
-use rustix::thread::{sched_setaffinity, CpuSet};
+use selftests::leaving::pin;
 
 const TRACEPOINT: &str = "/sys/kernel/tracing/events/sched/sched_switch/enable";
-
-fn pin(cpu: usize) -> io::Result<()> {
-    let mut set = CpuSet::new();
-    set.set(cpu);
-    Ok(sched_setaffinity(None, &set)?)
-}
 
 /// Answers each byte with one, on CPU 1.
 fn answer(mut from: File, mut to: File) -> io::Result<()> {

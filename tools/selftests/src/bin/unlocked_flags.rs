@@ -48,6 +48,7 @@ fn run(time: Duration, cpu: usize) -> io::Result<()> {
         let guest = s.spawn(move || leave(cpu, vcpu));
         let start = Instant::now();
         while start.elapsed() < time && !guest.is_finished() {
+            // Nothing to do here but to look whether the guest has ended.
             thread::sleep(Duration::from_millis(10));
         }
         control.set(Field::Stop, 1);

@@ -349,9 +349,14 @@ fn lose(o: &Options, counters: &mut Counters, rules: &str) -> io::Result<Option<
         .map(|mut v| {
             let at = part(&td, o, v.id());
             thread::spawn(move || {
-                // A page that has left the file meanwhile; who enters again learns of the TD.
+                // It may be about to fault on a page that leaves the file. KVM says that first, and
+                // when it is entered again that the TD is lost.
+                let mut met = false;
                 let r = v.command_with(Command::Loop, [at.start, at.end, 64], |exit| match exit {
-                    Exit::Kvm(VcpuExit::MemoryFault { .. }) => Ok(()),
+                    Exit::Kvm(VcpuExit::MemoryFault { .. }) if !met => {
+                        met = true;
+                        Ok(())
+                    }
                     other => Err(io::Error::other(format!("{other:?}"))),
                 });
                 (v, r)
