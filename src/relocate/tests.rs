@@ -317,7 +317,8 @@ mod transaction {
                 Move::new(&pairs[1].0, &pairs[1].1),
                 Move::new(&pairs[2].0, &pairs[2].1),
             ];
-            let guests = Each(&[0, EBUSY.to_errno(), EAGAIN.to_errno()]);
+            let answers = [0, EBUSY.to_errno(), EAGAIN.to_errno()];
+            let guests = Each(&answers);
             Plan::new(&mut moves, Cause::Request)
                 .run(&held, &guests, &Software, |nr, how| outcomes[nr] = how);
         }
