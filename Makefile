@@ -112,7 +112,7 @@ module-clean:
 
 help:
 	@echo 'make run          a guest keeps its bytes while the host moves them: the whole show, in a VM'
-	@echo "                  (MIB=, VCPUS= of the guest, NUMA= nodes; KERNEL=stock: Debian's own)"
+	@echo "                  (MIB=, VCPUS= of the guest, NUMA= nodes; KERNEL=stock: Debian's own, or plain)"
 	@echo 'make shell        a VM with KVM and the module loaded, and a prompt;'
 	@echo "                  CMD='...' runs one command (MIB=, VCPUS=, NUMA= of the VM; KERNEL=plain|debug|stock)"
 	@echo 'make test         every test, in a VM with a debug kernel; last line: N passed, N failed, N skipped'

@@ -5,6 +5,7 @@
 # Debian: /usr, /etc and /var are ROOT's, all else is the machine's, so is the folder it
 # runs in. Only this process sees it. Nobody has to be root where user
 # namespaces are allowed.
+# in-root.sh --possible: end with 0 where that can be done.
 set -eu
 
 # --inside: in the new mount namespace.
@@ -31,15 +32,16 @@ if [ "$1" = --inside ]; then
 		sh -c 'cd "$0" && exec "$@"' "$PWD" "$@"
 fi
 
-root=$(cd "$1" && pwd)
-shift
 user=
 [ "$(id -u)" -eq 0 ] || user=--map-root-user
 # shellcheck disable=SC2086 # one word or none
 unshare $user --mount true 2>/dev/null || {
-	echo "error: no mount namespace for the unpacked Debian in $root" >&2
+	echo "error: no mount namespace for the programs of an unpacked Debian" >&2
 	echo "       be root, allow user namespaces, or install that Debian's compilers on this machine" >&2
 	exit 1
 }
+[ "$1" != --possible ] || exit 0
+root=$(cd "$1" && pwd)
+shift
 # shellcheck disable=SC2086
 exec unshare $user --mount --propagation private "$0" --inside "$root" "$@"

@@ -4,6 +4,8 @@
 # stock-kdir.sh [RELEASE]: make a build tree with Rust metadata for a kernel that Debian
 # has built, and print its folder. RELEASE is as `uname -r` says it; without it, the newest
 # of Linux 7.3 in SUITE. The tree is KDIR for make, tree/source KSRC for kvm-modules.
+# stock-kdir.sh --possible: end with 0 where that can be done, as far as one can tell
+# without doing it, else say why not.
 #
 # Debian's headers have no metadata of the kernel's Rust crates. The same source, config
 # and compilers make the same: from these it is built here, and compared with what the
@@ -85,8 +87,14 @@ check() {
 }
 
 [ "$(dpkg --print-architecture 2>/dev/null)" = amd64 ] || die "this is no Debian for amd64" "give a tree of your own: make KDIR="
+possible=
+[ "${1:-}" != --possible ] || {
+	possible=1
+	shift
+}
 release=${1:-$(newest_release)}
 [ -n "$release" ] || die "$SUITE has no Linux $KERNEL_SERIES" "check the network and apt's mirror"
+[ -z "$possible" ] || exec "$TOP/tools/build/in-root.sh" --possible
 version=$(record "linux-headers-$release" Version)
 [ -n "$version" ] ||
 	die "$SUITE has no headers of Linux $release" "$(printf 'name a release as uname -r does; the newest there: %s' "$(newest_release)")"

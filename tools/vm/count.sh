@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 #
-# count.sh N plain|debug act1|race|run: how often do machines die? N fresh boots of the
+# count.sh N plain|debug|stock act1|race|run: how often do machines die? N fresh boots of the
 # demonstration's first act, of the whole race_test or of what make run shows; a line for
 # each, then the row of the table in testing.rst. The logs of all that have not passed
 # stay in build/count. Fails if one has not.
@@ -9,7 +9,7 @@ set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=prepare.sh
 . "$(dirname "$0")/prepare.sh"
 
-usage="count.sh N plain|debug act1|race|run"
+usage="count.sh N plain|debug|stock act1|race|run"
 runs=${1:?$usage} kernel=${2:?$usage} what=${3:?$usage}
 case $what in
 act1 | race) job=$what ;;

@@ -41,7 +41,9 @@ prepare() {
 	wait "$programs" || die "the programs under tools/ do not build" "read the messages above"
 }
 
+# What is waited for, most of which uses one CPU, goes first.
 programs() {
+	renice -n 10 -p "$BASHPID" >/dev/null
 	say "user-space programs"
 	cargo_tools build --release --quiet --workspace
 }
