@@ -42,6 +42,13 @@ pub enum Plan {
         /// Bytes
         size: u64,
     },
+    /// Take memory in single pages
+    Single {
+        /// NUMA node, as long as it has room
+        node: u32,
+        /// Bytes
+        size: u64,
+    },
     /// Take every huge page that can be had; again for each line of standard input
     Huge {
         /// NUMA node
@@ -59,6 +66,7 @@ impl Plan {
                 to,
             } => ("fill", vec![node.into(), spare, from, to]),
             Plan::Holes { node, size } => ("holes", vec![node.into(), size]),
+            Plan::Single { node, size } => ("single", vec![node.into(), size]),
             Plan::Huge { node } => ("huge", vec![node.into()]),
         };
         let numbers = numbers.into_iter().map(|n: u64| n.to_string());
@@ -127,6 +135,7 @@ pub fn child(plan: &Plan) -> io::Result<()> {
                 to,
             } => hog.fill(*node, *spare, &(*from..*to))?,
             Plan::Holes { node, size } => hog.holes(*node, *size)?,
+            Plan::Single { node, size } => hog.single(Source::First(*node), *size)?,
             Plan::Huge { node } => hog.huge(*node)?,
         };
         println!("{pages}");
@@ -268,16 +277,23 @@ impl Hog {
     /// them: where it has found no free page for some time it looks at every 32nd frame
     /// only.
     fn holes(&mut self, node: u32, size: u64) -> io::Result<u64> {
-        for _ in 0..size.div_ceil(HUGE) {
-            let chunk = Chunk::new(Source::Only(node), Advice::LinuxNoHugepage)?;
-            chunk.touch(0..CHUNK);
-            self.chunks.push(chunk);
-        }
+        self.single(Source::Only(node), size)?;
         let mut taken = 0;
         for chunk in &self.chunks {
             taken += chunk.give_back(|frame| frame % 2 == 1)?;
         }
         Ok(taken)
+    }
+
+    /// Takes so much in single pages.
+    fn single(&mut self, from: Source, size: u64) -> io::Result<u64> {
+        let chunks = size.div_ceil(HUGE);
+        for _ in 0..chunks {
+            let chunk = Chunk::new(from, Advice::LinuxNoHugepage)?;
+            chunk.touch(0..CHUNK);
+            self.chunks.push(chunk);
+        }
+        Ok(chunks * HUGE / PAGE as u64)
     }
 
     /// Takes huge pages of a node until there is none. The single page that comes instead may

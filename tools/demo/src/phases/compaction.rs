@@ -5,6 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::bail;
+use demo::free_lists;
 use demo::hog::{HogProcess, Plan, HUGE};
 use demo::settings::Settings;
 use privmemctl::draw::number;
@@ -46,6 +47,7 @@ pub fn compact(stage: &Stage, log: &mut Log) -> anyhow::Result<()> {
     fs::write(format!("/sys/devices/system/node/node{node}/compact"), "1")?;
     let moved = stage.sample()?.relocated - from;
     log.by_itself = Some(moved);
+    free_lists::put_back(Path::new(PROGRAM), node, stage.size)?;
     let had = huge.again()?;
     log.note(format!(
         "no huge page could be had on node {node} any more, {} were taken; \
