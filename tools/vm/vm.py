@@ -173,7 +173,11 @@ def qemu(options, initramfs):
     # A long log must not wrap; a panic ends the machine (-no-reboot).
     command_line = f"console=ttyS0 panic=-1 quiet printk.time=1 log_buf_len=16M {options.append}"
     emulation = ["-accel", "tcg,thread=multi"]
-    if options.instructions:
+    if not options.instructions:
+        # No CPU runs code that another one patches while the kernel boots, when most is patched
+        # (testing.rst, "Stale code"). The guest's init starts the others.
+        command_line += " maxcpus=1"
+    else:
         emulation = ["-accel", "tcg,thread=single", "-icount", "shift=0,sleep=off"]
     # Tells a triple fault, which leaves no other trace, from other ends of the machine.
     items, log = ["cpu_reset"], f"{options.out}/cpu.log"

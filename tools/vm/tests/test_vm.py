@@ -58,14 +58,15 @@ class Cpus(unittest.TestCase):
             archive = Path(folder, "archive")
             vm.pack(archive, parsed, "token")
             mask = re.search(rb"^CPUS=(\S+)$", archive.read_bytes(), re.MULTILINE)
-            return int(command[command.index("-smp") + 1]), int(mask[1], 16)
+            words = command[command.index("-append") + 1].split()
+            return int(command[command.index("-smp") + 1]), int(mask[1], 16), "maxcpus=1" in words
 
-    def test_the_first_is_not_the_scripts(self):
-        self.assertEqual(self.machine(), (3, 0b110))
-        self.assertEqual(self.machine("--cpus", "1"), (2, 0b10))
+    def test_the_first_is_not_the_scripts_and_boots_alone(self):
+        self.assertEqual(self.machine(), (3, 0b110, True))
+        self.assertEqual(self.machine("--cpus", "1"), (2, 0b10, True))
 
     def test_all_are_where_one_runs_after_the_other(self):
-        self.assertEqual(self.machine("--instructions"), (2, 0b11))
+        self.assertEqual(self.machine("--instructions"), (2, 0b11, False))
 
 
 class Files(unittest.TestCase):
