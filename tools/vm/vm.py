@@ -170,8 +170,9 @@ def qemu(options, initramfs):
         image = image / "arch/x86/boot/bzImage"
     if not image.exists():
         fail(f"no kernel image {image}", "give a built kernel tree by --kernel")
-    # A long log must not wrap; a panic ends the machine (-no-reboot).
-    command_line = f"console=ttyS0 panic=-1 quiet printk.time=1 log_buf_len=16M {options.append}"
+    # A long log must not wrap; a panic ends the machine (-no-reboot). The kernel is not to lie
+    # anywhere: in movable memory it would keep a block from going offline.
+    command_line = f"console=ttyS0 panic=-1 quiet printk.time=1 log_buf_len=16M nokaslr {options.append}"
     emulation = ["-accel", "tcg,thread=multi"]
     if not options.instructions:
         # No CPU runs code that another one patches while the kernel boots, when most is patched
