@@ -92,6 +92,15 @@ impl<'a, O: Origin> Move<'a, O> {
         )
     }
 
+    /// The memory of `moves`, empty, for others.
+    pub fn recycle<'b>(mut moves: KVec<Self>) -> KVec<Move<'b, O>> {
+        moves.clear();
+        let (ptr, _, capacity) = moves.into_raw_parts();
+        // SAFETY: By into_raw_parts(), `ptr` is an allocation of KVec's for `capacity` of what differs
+        // from `Move<'b, O>` in a lifetime only. None is in it.
+        unsafe { KVec::from_raw_parts(ptr.cast(), 0, capacity) }
+    }
+
     /// The folio that is to make room.
     #[inline]
     pub fn src(&self) -> &'a Locked {

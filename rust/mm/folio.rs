@@ -298,7 +298,7 @@ impl LockedFolio {
 
     /// Keeps the reference.
     #[inline]
-    pub(crate) fn unlock(self) -> ARef<Folio> {
+    pub fn unlock(self) -> ARef<Folio> {
         let ptr = ManuallyDrop::new(self).0;
         // SAFETY: By the type invariant, the lock is held and belongs to this object.
         unsafe { bindings::folio_unlock(ptr.as_ptr().cast()) };

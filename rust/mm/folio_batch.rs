@@ -6,10 +6,7 @@
 //! [`include/linux/gfp.h`](srctree/include/linux/gfp.h)
 
 use super::{
-    folio::{
-        Folio,
-        LockedFolio, //
-    },
+    folio::Folio,
     node_online, //
 };
 use crate::ffi;
@@ -101,12 +98,48 @@ impl Placement {
 /// Folios that are allocated at once: their addresses are on the stack.
 const AT_ONCE: usize = 32;
 
-/// Unlocks folios and lets go of them, as dropping each does, but those that nobody else has are
-/// freed together.
-pub fn release(folios: impl IntoIterator<Item = LockedFolio>) {
-    let mut batch = FolioBatch::new();
-    for folio in folios {
-        batch.add(folio.unlock());
+/// Folios that are let go of later: those that nobody else has are freed together.
+pub struct Leaving {
+    batches: KVec<FolioBatch>,
+    /// The one that has room.
+    next: usize,
+}
+
+impl Leaving {
+    /// For so many; one alone goes at once, for there is nothing to free it with. May sleep.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM`.
+    pub fn new(folios: usize) -> Result<Self> {
+        let count = match folios {
+            ..=1 => 0,
+            _ => folios.div_ceil(FolioBatch::MOST),
+        };
+        let mut batches = KVec::with_capacity(count, GFP_KERNEL)?;
+        for _ in 0..count {
+            batches
+                .push_within_capacity(FolioBatch::new())
+                .map_err(|_| ENOMEM)?;
+        }
+        Ok(Self { batches, next: 0 })
+    }
+
+    /// Keeps `folio` until [`Leaving::go`]. What there is no room for goes at once.
+    pub fn add(&mut self, folio: ARef<Folio>) {
+        if let Some(batch) = self.batches.get_mut(self.next) {
+            if batch.add(folio) {
+                self.next += 1;
+            }
+        }
+    }
+
+    /// Lets go of them. There is room for as many others.
+    pub fn go(&mut self) {
+        for batch in self.batches.iter_mut().take(self.next + 1) {
+            batch.put();
+        }
+        self.next = 0;
     }
 }
 
@@ -114,6 +147,8 @@ pub fn release(folios: impl IntoIterator<Item = LockedFolio>) {
 pub(crate) struct FolioBatch(bindings::folio_batch, PhantomData<*mut ()>);
 
 impl FolioBatch {
+    const MOST: usize = bindings::FOLIO_BATCH_SIZE as usize;
+
     pub(crate) fn new() -> Self {
         let mut batch = MaybeUninit::<bindings::folio_batch>::zeroed();
         // SAFETY: `batch` is valid for writes.
@@ -142,14 +177,13 @@ impl FolioBatch {
         result
     }
 
-    /// Has the batch drop a reference to `folio` when it is full, or released.
-    fn add(&mut self, folio: ARef<Folio>) {
+    /// Has the batch, which is not full, drop a reference to `folio` when it is released. Says whether it
+    /// is full now.
+    fn add(&mut self, folio: ARef<Folio>) -> bool {
         let nr = usize::from(self.0.nr);
         self.0.folios[nr] = ARef::into_raw(folio).as_ptr().cast();
         self.0.nr += 1;
-        if nr + 1 == self.0.folios.len() {
-            self.put();
-        }
+        nr + 1 == Self::MOST
     }
 
     /// Drops the references.

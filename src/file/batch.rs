@@ -30,18 +30,21 @@ use privmemfd_kernel::{
             Locked,
             LockedFolio, //
         },
-        folio_batch::release,
+        folio_batch::Leaving,
         mapping::Shared, //
     }, //
 };
 
-/// What a [`Batch`] is made of, all of it there before the locks that guests wait for are taken.
+/// What one [`Batch`] after the other is made of, all of it there before the locks that guests wait for
+/// are taken.
 pub(super) struct Room {
     /// Those that are to take the places, and when it is known whose, those that are to make room:
     /// the first ones have both.
     pairs: KVec<Pair>,
     /// Empty.
     moves: KVec<Move<'static, InPlace>>,
+    /// Empty: for those that have made room.
+    leaving: Leaving,
 }
 
 /// The folio that is to make room, and the one that is to take its place.
@@ -60,6 +63,7 @@ impl Room {
         Ok(Self {
             pairs: KVec::with_capacity(pages, GFP_KERNEL)?,
             moves: KVec::with_capacity(pages, GFP_KERNEL)?,
+            leaving: Leaving::new(pages)?,
         })
     }
 
@@ -75,8 +79,19 @@ impl Room {
         self.pairs.len()
     }
 
-    /// A batch of pages of `file`, whose lock is `held`.
-    pub(super) fn batch<'a>(self, file: &'a Attachment, held: Shared<'a>) -> Batch<'a> {
+    /// Lets go of all locks. The new folios are in the file, or nothing was moved to them; the old ones
+    /// are left, for guests come first: to free pages takes long when the lists of the CPU are full.
+    fn unlock(&mut self) {
+        for Pair { src, dst } in self.pairs.drain_all() {
+            drop(dst);
+            if let Some(src) = src {
+                self.leaving.add(src.unlock());
+            }
+        }
+    }
+
+    /// A batch of pages of `file`, whose lock is `held`. Takes all folios with it.
+    pub(super) fn batch<'a>(&'a mut self, file: &'a Attachment, held: Shared<'a>) -> Batch<'a> {
         Batch {
             file,
             room: self,
@@ -87,12 +102,12 @@ impl Room {
 }
 
 /// Pages that guests are kept off together, with the folios that are to take their places.
+#[must_use = "the folios stay locked until it has run"]
 pub(super) struct Batch<'a> {
     file: &'a Attachment,
-    room: Room,
+    room: &'a mut Room,
     /// Pairs that are complete.
     len: usize,
-    // Last: a folio lock is inside this one.
     held: Shared<'a>,
 }
 
@@ -119,45 +134,51 @@ impl Batch<'_> {
         let Self {
             file, room, held, ..
         } = self;
-        let pairs = room.pairs;
-        let mut moves: KVec<Move<'_, InPlace>> = room.moves;
-        for Pair { src, dst } in &pairs {
-            if let Some(src) = src {
-                moves
-                    .push_within_capacity(Move::new(src, dst))
-                    .map_err(|_| ENOMEM)?;
-            }
+        let pairs = &room.pairs;
+        let mut moves: KVec<Move<'_, InPlace>> = core::mem::take(&mut room.moves);
+        let mut pairs_of_two = pairs
+            .iter()
+            .filter_map(|Pair { src, dst }| Some(Move::new(src.as_ref()?, dst)));
+        let fit =
+            pairs_of_two.try_for_each(|mv| moves.push_within_capacity(mv).map_err(|_| ENOMEM));
+        if fit.is_err() {
+            moves.clear();
         }
-        // Nobody was kept off, and what earlier batches owe guests is still owed.
-        if moves.is_empty() {
-            return Ok(0);
-        }
+        // If there is nothing to move nobody is kept off, and what earlier batches owe guests is
+        // still owed.
+        let keeps_off = !moves.is_empty();
         let mut moved = 0;
-        Plan::new(&mut moves, cause).run(&held, &BoundGuests(file), &Software, |nr, outcome| {
-            let Pair {
-                src: Some(src),
-                dst,
-            } = &pairs[nr]
-            else {
-                return;
-            };
-            match outcome {
-                Ok(()) => moved += 1,
-                Err(_) => file.object().count(outcome, 1),
-            }
-            lost::settle(file, src, outcome);
-            ended(src, dst, outcome);
-        });
-        drop(moves);
-        // The new ones are in the file, or nothing was moved to them. The old ones go.
-        release(pairs.into_iter().filter_map(|pair| {
-            drop(pair.dst);
-            pair.src
-        }));
+        if keeps_off {
+            Plan::new(&mut moves, cause).run(
+                &held,
+                &BoundGuests(file),
+                &Software,
+                |nr, outcome| {
+                    let Pair {
+                        src: Some(src),
+                        dst,
+                    } = &pairs[nr]
+                    else {
+                        return;
+                    };
+                    match outcome {
+                        Ok(()) => moved += 1,
+                        Err(_) => file.object().count(outcome, 1),
+                    }
+                    lost::settle(file, src, outcome);
+                    ended(src, dst, outcome);
+                },
+            );
+        }
+        room.moves = Move::recycle(moves);
+        room.unlock();
         drop(held);
-        file.object().turns.over();
+        if keeps_off {
+            file.object().turns.over();
+        }
+        room.leaving.go();
         // Once: all CPUs share these.
         file.object().count(Ok(()), moved);
-        Ok(moved)
+        fit.map(|()| moved)
     }
 }

@@ -151,6 +151,7 @@ fn move_window(
     });
     let most = batch().min(window.len());
     let mut candidates = KVec::with_capacity(most, GFP_KERNEL)?;
+    let mut room = Room::new(most)?;
     let mut next = window.start;
     while next < window.end {
         interrupted()?;
@@ -181,7 +182,7 @@ fn move_window(
         *reached = candidates.first().map_or(next, |(index, _)| *index);
         match walk {
             Err(e) if e != ECANCELED => return Err(e),
-            _ => move_batch(file, &mut candidates, node, report)?,
+            _ => move_batch(file, &mut candidates, &mut room, node, report)?,
         }
         *reached = next;
         report.go_on()?;
@@ -197,12 +198,11 @@ fn move_window(
 fn move_batch(
     file: &Attachment,
     candidates: &mut KVec<(usize, ARef<Folio>)>,
+    room: &mut Room,
     node: Option<i32>,
     report: &mut Report<'_>,
 ) -> Result {
     let object: &PrivMem = file.object();
-    let mut room = Room::new(candidates.len())?;
-
     // New folios first: allocation may sleep for long, and must not do so under folio locks.
     // Move as many as there is memory for.
     let from = node.map_or(Node::Any, Node::Only);

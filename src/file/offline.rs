@@ -103,12 +103,12 @@ fn clear_of(file: &Attachment, pages: &[Sighting], block: &Residents<'_, PrivMem
         return Ok(());
     }
     let mut away = block.block().away();
+    let mut room = Room::new(batch().min(pages.len()))?;
     for pages in pages.chunks(batch()) {
         if current!().signal_pending() {
             return Err(EINTR);
         }
         // Memory first: allocation may sleep for long, and must not do so under folio locks.
-        let mut room = Room::new(pages.len())?;
         away.alloc(pages.len(), |dst| room.take(dst))?;
         file.object().turns.wait();
         let Some(held) = file.mapping().try_lock_shared() else {
