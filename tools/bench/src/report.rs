@@ -158,9 +158,6 @@ pub struct Pause {
     /// Units that an access takes beyond the others while nobody is in its way, the page has just moved and
     /// the other CPU is busy: the median.
     pub fault: f64,
-    /// Accesses that would have waited longer than a batch, the longest such fault and a turn of the CPUs,
-    /// if the CPUs did not take turns.
-    pub over: usize,
 }
 
 /// What a function takes.

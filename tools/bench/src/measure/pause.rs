@@ -177,17 +177,21 @@ fn pause(
     let waits: Vec<_> = beside.iter().map(|a| a.waited(quiet)).collect();
     let most = one_batch + longest(&faults) + TURN as f64;
     let over = beside.iter().filter(|a| a.waited_at_once(quiet) > most);
-    let over = over.count();
+    let (over, longest) = (over.count(), longest(&waits));
+    ensure!(
+        over == 0,
+        "{over} of {ACCESSES} accesses of a {vm} have waited for longer than one batch of {batch}: up to \
+         {longest:.0} instructions, where a batch takes {one_batch:.0}"
+    );
     Ok(Pause {
         vm: vm.into(),
         batch,
         accesses: waits.len(),
-        longest: longest(&waits),
+        longest,
         p99: p99(waits),
         move_per_page,
         one_batch,
         fault: median(faults.into_iter()),
-        over,
     })
 }
 
@@ -241,17 +245,6 @@ pub fn pauses(bench: &mut Bench, batch: u64) -> anyhow::Result<Vec<Pause>> {
             p.batch,
             p.one_batch,
             p.fault
-        );
-        ensure!(
-            p.over == 0,
-            "{} of {} accesses of a {} have waited for longer than one batch of {}: up to {:.0} \
-             instructions, where a batch takes {:.0}",
-            p.over,
-            p.accesses,
-            p.vm,
-            p.batch,
-            p.longest,
-            p.one_batch
         );
     }
     Ok(pauses)
