@@ -38,6 +38,8 @@ verdict() {
 prepare "$kernel"
 [ "$what" = race ] || demo_machine
 mkdir -p "$OUT"
+exec 9<"$OUT"
+flock -n 9 || die "another count.sh counts $what on $kernel in this checkout" "wait for its end"
 for ((run = 1; run <= runs; run++)); do
 	out=$OUT/$run status=0 start=$SECONDS
 	boot "$job" "$out" "$LIMIT" >"$out.log" 2>&1 || status=$?

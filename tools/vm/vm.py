@@ -15,6 +15,7 @@ itself failed (panic, hang, no boot), after the end of the console.
 
 import argparse
 import contextlib
+import fcntl
 import os
 import secrets
 import select
@@ -323,6 +324,25 @@ def replaceable(out):
     return not out.exists() or not any(out.iterdir()) or any((out / name).exists() for name in OURS)
 
 
+def claim(out):
+    """Empties the folder for a run that then has it to itself, until all who have the descriptor
+    that is returned are gone: a machine that outlives this program still writes there."""
+    if not replaceable(out):
+        fail(f"{out} has files that are not of a run", "give an empty folder by --out")
+    out.mkdir(parents=True, exist_ok=True)
+    folder = os.open(out, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        fail(f"another machine is running in {out}", "wait for its end, or give another folder by --out")
+    for child in out.iterdir():
+        if child.is_dir() and not child.is_symlink():
+            shutil.rmtree(child)
+        else:
+            child.unlink()
+    return folder
+
+
 def console_tail(out):
     console = out / "console.log"
     if not console.exists():
@@ -369,10 +389,7 @@ def parse():
 
 def main():
     options = parse()
-    if not replaceable(options.out):
-        fail(f"{options.out} has files that are not of a run", "give an empty folder by --out")
-    shutil.rmtree(options.out, ignore_errors=True)
-    options.out.mkdir(parents=True)
+    claimed = claim(options.out)
     token = "vm-" + secrets.token_hex(8)
     initramfs = options.out / "initramfs.cpio"
     pack(initramfs, options, token)
@@ -385,7 +402,7 @@ def main():
     output = Output(options.out / "job.raw", token, sys.stdout.buffer, begins)
     with open(options.out / "qemu.log", "wb") as log:
         machine = subprocess.Popen(
-            qemu(options, initramfs), stdin=subprocess.DEVNULL, stdout=log, stderr=log
+            qemu(options, initramfs), stdin=subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=[claimed]
         )
         hung = False
         try:

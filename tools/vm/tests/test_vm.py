@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0
 """vm.py: the script's text and the files behind it are told apart."""
 
+import contextlib
 import io
+import os
 import re
 import subprocess
 import sys
@@ -88,6 +90,20 @@ class Files(unittest.TestCase):
             self.assertFalse(vm.replaceable(out))
             (out / "qemu.log").touch()
             self.assertTrue(vm.replaceable(out))
+
+    def test_two_machines_do_not_run_in_one_folder(self):
+        with tempfile.TemporaryDirectory() as folder:
+            out = Path(folder) / "run"
+            claimed = vm.claim(out)
+            (out / "qemu.log").write_text("of the first")
+            with contextlib.redirect_stderr(io.StringIO()) as said, self.assertRaises(SystemExit) as end:
+                vm.claim(out)
+            self.assertEqual(end.exception.code, vm.MACHINE_FAILED)
+            self.assertIn(f"another machine is running in {out}", said.getvalue())
+            self.assertEqual((out / "qemu.log").read_text(), "of the first")
+            os.close(claimed)
+            os.close(vm.claim(out))
+            self.assertEqual(list(out.iterdir()), [])
 
     def test_names_that_leave_the_folder_are_not_unpacked(self):
         with tempfile.TemporaryDirectory() as folder:
