@@ -153,7 +153,7 @@ struct Hog {
 
 /// Where memory comes from.
 #[derive(Debug, Clone, Copy)]
-enum Source {
+pub enum Source {
     /// This node; whoever asks for more than it has is killed.
     Only(u32),
     /// This node, or another if it has none. A huge page for which nobody reclaims never comes
@@ -173,11 +173,18 @@ impl Source {
     }
 }
 
-/// As much as a huge page, at a place where it can be one.
+/// Memory as large as a huge page, at an address where it can be one; goes when this is dropped.
 #[derive(Debug)]
-struct Chunk(*mut u8);
+pub struct Chunk(*mut u8);
 
 impl Chunk {
+    /// All of it present, in single pages.
+    pub fn of_single_pages(from: Source) -> io::Result<Self> {
+        let chunk = Self::new(from, Advice::LinuxNoHugepage)?;
+        chunk.touch(0..CHUNK);
+        Ok(chunk)
+    }
+
     /// Without memory yet. The policy is the chunk's, not that of the page tables for it: in a
     /// CMA area of the node there may be room for what can move, when there is none for them.
     fn new(from: Source, advice: Advice) -> io::Result<Self> {
@@ -212,13 +219,13 @@ impl Chunk {
         }
     }
 
-    /// The page frames it has.
-    fn frames(&self) -> io::Result<Vec<Option<u64>>> {
+    /// The page frame of each of its pages, or none. Needs root.
+    pub fn frames(&self) -> io::Result<Vec<Option<u64>>> {
         own_frames(self.0 as u64, CHUNK / PAGE)
     }
 
-    /// Gives back the pages whose frames are like this; returns how many are left.
-    fn give_back(&self, which: impl Fn(u64) -> bool) -> io::Result<u64> {
+    /// Gives back the pages whose frames are like this; returns how many are left. Needs root.
+    pub fn give_back(&self, which: impl Fn(u64) -> bool) -> io::Result<u64> {
         let mut left = 0;
         for (i, frame) in self.frames()?.into_iter().enumerate() {
             if frame.is_some_and(&which) {
@@ -289,9 +296,7 @@ impl Hog {
     fn single(&mut self, from: Source, size: u64) -> io::Result<u64> {
         let chunks = size.div_ceil(HUGE);
         for _ in 0..chunks {
-            let chunk = Chunk::new(from, Advice::LinuxNoHugepage)?;
-            chunk.touch(0..CHUNK);
-            self.chunks.push(chunk);
+            self.chunks.push(Chunk::of_single_pages(from)?);
         }
         Ok(chunks * HUGE / PAGE as u64)
     }

@@ -5,7 +5,7 @@ use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ExitCode};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::Arc;
@@ -311,15 +311,20 @@ pub fn cma_frames() -> Vec<std::ops::Range<u64>> {
         .collect()
 }
 
-/// A full node, with the demonstration's program, which lies beside the tests.
-pub fn full_node(node: u32, area: &Range<u64>) -> FullNode {
+/// The demonstration's program, which lies beside the tests and takes memory.
+pub fn demonstration() -> PathBuf {
     affects_machine(Effect::Limits);
     let mut program = std::env::current_exe().unwrap();
     program.set_file_name("privmemfd-demo");
     if !program.exists() {
         skip("privmemfd-demo, which fills nodes, is not beside the tests");
     }
-    FullNode::new(&program, node, area).unwrap()
+    program
+}
+
+/// A full node.
+pub fn full_node(node: u32, area: &Range<u64>) -> FullNode {
+    FullNode::new(&demonstration(), node, area).unwrap()
 }
 
 /// A thread that compacts memory without pause, until it is dropped.

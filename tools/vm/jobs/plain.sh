@@ -41,6 +41,7 @@ batches() {
 	done
 }
 
+suite "plain: demo_test" 100 /tests/demo_test
 suite "plain: load KVM" 60 load_kvm /modules/kvm
 upstream_long "on plain, without the module"
 suite "plain: sizes of a batch" 120 batches
