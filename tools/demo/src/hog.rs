@@ -42,13 +42,6 @@ pub enum Plan {
         /// Bytes
         size: u64,
     },
-    /// Take memory in single pages
-    Single {
-        /// NUMA node, as long as it has room
-        node: u32,
-        /// Bytes
-        size: u64,
-    },
     /// Take every huge page that can be had; again for each line of standard input
     Huge {
         /// NUMA node
@@ -66,7 +59,6 @@ impl Plan {
                 to,
             } => ("fill", vec![node.into(), spare, from, to]),
             Plan::Holes { node, size } => ("holes", vec![node.into(), size]),
-            Plan::Single { node, size } => ("single", vec![node.into(), size]),
             Plan::Huge { node } => ("huge", vec![node.into()]),
         };
         let numbers = numbers.into_iter().map(|n: u64| n.to_string());
@@ -135,7 +127,6 @@ pub fn child(plan: &Plan) -> io::Result<()> {
                 to,
             } => hog.fill(*node, *spare, &(*from..*to))?,
             Plan::Holes { node, size } => hog.holes(*node, *size)?,
-            Plan::Single { node, size } => hog.single(Source::First(*node), *size)?,
             Plan::Huge { node } => hog.huge(*node)?,
         };
         println!("{pages}");
@@ -284,21 +275,15 @@ impl Hog {
     /// them: where it has found no free page for some time it looks at every 32nd frame
     /// only.
     fn holes(&mut self, node: u32, size: u64) -> io::Result<u64> {
-        self.single(Source::Only(node), size)?;
+        for _ in 0..size.div_ceil(HUGE) {
+            self.chunks
+                .push(Chunk::of_single_pages(Source::Only(node))?);
+        }
         let mut taken = 0;
         for chunk in &self.chunks {
             taken += chunk.give_back(|frame| frame % 2 == 1)?;
         }
         Ok(taken)
-    }
-
-    /// Takes so much in single pages.
-    fn single(&mut self, from: Source, size: u64) -> io::Result<u64> {
-        let chunks = size.div_ceil(HUGE);
-        for _ in 0..chunks {
-            self.chunks.push(Chunk::of_single_pages(from)?);
-        }
-        Ok(chunks * HUGE / PAGE as u64)
     }
 
     /// Takes huge pages of a node until there is none. The single page that comes instead may

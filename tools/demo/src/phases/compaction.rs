@@ -47,7 +47,7 @@ pub fn compact(stage: &Stage, log: &mut Log) -> anyhow::Result<()> {
     fs::write(format!("/sys/devices/system/node/node{node}/compact"), "1")?;
     let moved = stage.sample()?.relocated - from;
     log.by_itself = Some(moved);
-    free_lists::put_back(Path::new(PROGRAM), node, stage.size)?;
+    free_lists::put_back(node, stage.size)?;
     let had = huge.again()?;
     log.note(format!(
         "no huge page could be had on node {node} any more, {} were taken; \

@@ -47,7 +47,7 @@ fn lists_of_cpus() {
     drop(chunks);
     sched_setaffinity(None, &all).unwrap();
     let before = huge.again().unwrap();
-    free_lists::put_back(&program, node, CHUNKS * HUGE).unwrap();
+    free_lists::put_back(node, CHUNKS * HUGE).unwrap();
     let after = huge.again().unwrap();
     note(format!(
         "{taken} huge pages taken; {} could be, {before} can be had, then {after} more",
