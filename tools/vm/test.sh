@@ -16,7 +16,7 @@ OUT=$BUILD/test
 # Seconds that each machine's job may take, and how many machines run at a time.
 declare -A LIMIT=([own]=2400 [served]=1500 [unserved]=1500 [unpatched]=900 [tdx]=2400 [tdxemu]=900 [tdxhost]=900
 	[plain]=1500 [hostile]=1500 [collection]=500
-	[areas]=300 [one]=300)
+	[areas]=300 [one]=300 [act1]=600)
 WORKERS=2
 
 # Whatever ends this script early is a failure, and says so in the same form.
@@ -57,11 +57,12 @@ machine() {
 	unserved | unpatched | tdxemu) COMMAND_LINE+=" kmemleak=off" ;;&
 	# Less memory is searched in less time.
 	served | unserved) MEMORY=4G COMMAND_LINE=${COMMAND_LINE/movablecore=4G/movablecore=1G} ;;&
-	plain | collection | areas | one) on_plain ;;&
+	plain | collection | areas | one | act1) on_plain ;;&
 	plain | hostile) JOB_ARGUMENTS=("${SEED:-1}") ;;&
 	# Of huge pages of 1 GiB the kernel makes an area on whichever node it is told.
 	areas) job=areas JOB_ARGUMENTS=(2) COMMAND_LINE+=" hugetlb_cma=1:1G" ;;
 	one) job=areas JOB_ARGUMENTS=(1) COMMAND_LINE=${COMMAND_LINE/numa=fake=2 /} ;;
+	act1) demo_machine ;;
 	hostile)
 		# All of memory is searched.
 		MEMORY=4G COMMAND_LINE=${COMMAND_LINE/movablecore=4G/movablecore=2G}
@@ -126,7 +127,7 @@ case $no_bochs in
 *) exit 1 ;;
 esac
 # The longest first.
-RUNS=(own tdx plain hostile "${tdxhost[@]}" served host unserved tdxemu unpatched collection areas one)
+RUNS=(own tdx plain hostile "${tdxhost[@]}" served host unserved tdxemu unpatched collection act1 areas one)
 [ $# -eq 0 ] || RUNS=("$@")
 
 say "tests of ${RUNS[*]}, $WORKERS at a time"
