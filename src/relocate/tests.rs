@@ -46,7 +46,8 @@ use privmemfd_kernel::{
             alloc_folio,
             Held,
             Mobility,
-            Node, //
+            Node,
+            CHUNK, //
         }, //
     }, //
 };
@@ -292,6 +293,29 @@ mod transaction {
             .alloc_or_lock_folio(1, Mobility::Movable, Node::Any);
         assert_eq!(beyond.err(), Some(EINVAL));
         assert_eq!(file.mapping().nr_pages(), 1);
+        Ok(())
+    }
+
+    #[test]
+    fn a_range_goes_by_large_pages_of_what_is_there() -> Result {
+        let full = file(2 * CHUNK + 1)?;
+        let mut parts = full.mapping().chunks(1..2 * CHUNK + 1);
+        assert_eq!(parts.next(), Some(1..CHUNK + 1));
+        assert_eq!(parts.next(), Some(CHUNK + 1..2 * CHUNK + 1));
+        assert_eq!(parts.next(), None);
+
+        let size = (8 * CHUNK * PAGE_SIZE) as u64;
+        let sparse = TestFile::<PrivMem>::new(file::create(size, Mobility::Movable, Node::Any)?)?;
+        let mapping = sparse.mapping();
+        for index in [3, CHUNK + 3, 4 * CHUNK] {
+            drop(mapping.alloc_or_lock_folio(index, Mobility::Movable, Node::Any)?);
+        }
+        let mut parts = mapping.chunks(0..8 * CHUNK);
+        assert_eq!(parts.next(), Some(0..CHUNK + 3));
+        assert_eq!(parts.next(), Some(CHUNK + 3..2 * CHUNK + 3));
+        assert_eq!(parts.next(), Some(2 * CHUNK + 3..5 * CHUNK));
+        assert_eq!(parts.next(), Some(5 * CHUNK..8 * CHUNK));
+        assert_eq!(parts.next(), None);
         Ok(())
     }
 

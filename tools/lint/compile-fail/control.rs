@@ -4,7 +4,10 @@
 
 use kernel::prelude::*;
 use privmemfd_kernel::{
-    fs::private_file::Attached,
+    fs::private_file::{
+        Attached,
+        PrivateFile, //
+    },
     kvm::{InPlace, Move, Provider, KVM},
     mm::folio::LockedFolio,
 };
@@ -24,4 +27,10 @@ pub fn relocate<T: Provider>(file: &Attached<T>, src: LockedFolio, dst: LockedFo
     let mut page = moves[0].take()?;
     page.copy()?;
     page.commit()
+}
+
+/// What `Attached` says of itself rests on this: its object is used by any thread.
+pub fn object_is_shared<T: PrivateFile>() {
+    fn shared<T: Send + Sync>() {}
+    shared::<T>();
 }
