@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: GPL-2.0
 """qemu.py: a QEMU that is too old, or none, is refused with its version and advice."""
 
+import re
 import subprocess
 import sys
 import tempfile
 import unittest
 from pathlib import Path
 
-SCRIPT = Path(__file__).resolve().parents[1] / "qemu.py"
+TOOLS = Path(__file__).resolve().parents[2]
+SCRIPT = TOOLS / "vm/qemu.py"
 
 
 class Versions(unittest.TestCase):
@@ -31,6 +33,14 @@ class Versions(unittest.TestCase):
             self.assertEqual(done.returncode, 1)
             self.assertIn(f"is QEMU {version}, but 10.2 or newer is needed", done.stderr)
             self.assertIn("QEMU=", done.stderr)
+
+    def test_what_is_provisioned_is_new_enough(self):
+        provision = (TOOLS / "build/provision.sh").read_text()
+        version = re.search(r"^MIN_QEMU=(\S+)$", provision, re.MULTILINE)[1]
+        self.assertEqual(self.ask(f"QEMU emulator version {version}").returncode, 0)
+        major, minor = map(int, version.split("."))
+        older = f"{major}.{minor - 1}" if minor else f"{major - 1}.9"
+        self.assertEqual(self.ask(f"QEMU emulator version {older}").returncode, 1)
 
     def test_no_qemu(self):
         done = self.ask("ls (GNU coreutils) 9.1")

@@ -48,14 +48,16 @@ class Stream(unittest.TestCase):
 
 
 class Cpus(unittest.TestCase):
+    def options(self, out, *arguments):
+        with mock.patch.object(sys, "argv", ["vm.py", "--out", str(out), *arguments]):
+            return vm.parse()
+
     def machine(self, *options):
         with tempfile.TemporaryDirectory() as folder:
             kernel, script = Path(folder, "bzImage"), Path(folder, "job")
             kernel.touch()
             script.touch()
-            arguments = ["vm.py", "--kernel", str(kernel), "--any-qemu", "--out", folder, *options, str(script)]
-            with mock.patch.object(sys, "argv", arguments):
-                parsed = vm.parse()
+            parsed = self.options(folder, "--kernel", str(kernel), "--any-qemu", *options, str(script))
             command = vm.qemu(parsed, Path(folder, "initramfs"))
             archive = Path(folder, "archive")
             vm.pack(archive, parsed, "token")
@@ -69,6 +71,26 @@ class Cpus(unittest.TestCase):
 
     def test_all_are_where_one_runs_after_the_other(self):
         self.assertEqual(self.machine("--instructions"), (2, 0b11, False))
+
+    def test_the_kernel_lies_where_it_always_does(self):
+        with tempfile.TemporaryDirectory() as folder:
+            kernel = Path(folder, "bzImage")
+            kernel.touch()
+            parsed = self.options(folder, "--kernel", str(kernel), "--any-qemu", "job")
+            command = vm.qemu(parsed, Path(folder, "initramfs"))
+        self.assertIn("nokaslr", command[command.index("-append") + 1].split())
+
+    def test_no_machine_runs_on_an_emulator_that_loses_interrupts(self):
+        with tempfile.TemporaryDirectory() as folder:
+            kernel, emulator = Path(folder, "bzImage"), Path(folder, "qemu")
+            kernel.touch()
+            emulator.write_text("#!/bin/sh\necho QEMU emulator version 10.1.5\n")
+            emulator.chmod(0o755)
+            parsed = self.options(folder, "--kernel", str(kernel), "--qemu", str(emulator), "job")
+            with contextlib.redirect_stderr(io.StringIO()) as said, self.assertRaises(SystemExit) as end:
+                vm.qemu(parsed, Path(folder, "initramfs"))
+        self.assertEqual(end.exception.code, vm.MACHINE_FAILED)
+        self.assertIn("is QEMU 10.1.5, but 10.2 or newer is needed", said.getvalue())
 
 
 class Files(unittest.TestCase):
