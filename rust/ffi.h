@@ -78,6 +78,7 @@ int privmemfd_helper_migrate_folio(struct address_space *mapping,
 				   struct folio *dst, struct folio *src,
 				   enum migrate_mode mode);
 struct file *privmemfd_helper_get_file_active(struct file **f);
+void privmemfd_helper_pin_module(void);
 void privmemfd_helper_synchronize_rcu_tasks(void);
 loff_t privmemfd_helper_i_size_read(const struct inode *inode);
 void privmemfd_helper_i_size_write(struct inode *inode, loff_t size);
@@ -143,7 +144,7 @@ bool privmemfd_helper_find_folio(unsigned long *pfn, unsigned long end,
 struct folio *privmemfd_helper_trylock_folio_in(unsigned long pfn,
 						const struct address_space *mapping);
 void privmemfd_helper_folio_set_hwpoison(struct folio *folio);
-void privmemfd_helper_folio_set_index(struct folio *folio, pgoff_t index);
+void privmemfd_helper_test_folio_clear_hwpoison(struct folio *folio);
 bool privmemfd_helper_folio_is_unusable(const struct folio *folio);
 bool privmemfd_helper_folio_has_usable_content(const struct folio *folio);
 void privmemfd_helper_folio_set_dirty(struct folio *folio);

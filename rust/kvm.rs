@@ -36,10 +36,13 @@ use crate::{
     bug::warn_on,
     ffi,
     fs::private_file::Attached,
-    mm::mapping::{
-        Exclusive,
-        Held,
-        Mapping, //
+    mm::{
+        folio::Locked,
+        mapping::{
+            Exclusive,
+            Held,
+            Mapping, //
+        }, //
     },
     slot::{
         InUse,
@@ -246,7 +249,7 @@ impl Kvm {
     /// # Errors
     ///
     /// `EINVAL`, and nothing has changed: `held` is the lock of another file, a `src` is in another
-    /// file, their offsets do not rise, a `dst` is in any file or occurs twice.
+    /// file, their offsets do not rise, a `dst` has been moved to before or its memory has failed.
     pub fn relocate<T: Provider, O: Origin>(
         &self,
         file: &Attached<T>,
@@ -281,22 +284,15 @@ impl Kvm {
     }
 }
 
-/// Whether each `src` is in the file, each `dst` in none, and no folio there twice.
+/// Whether each `src` is in the file, and each `dst` still new. No folio is there twice: each move has
+/// its two to itself.
 fn are_fit<O: Origin>(moves: &[Move<'_, O>], mapping: &Mapping) -> bool {
     let at = |mv: &Move<'_, O>| mv.src().index();
-    let fit = moves.is_sorted_by(|one, next| at(one) < at(next))
+    let is_new = |dst: &Locked| dst.mapping().is_null() && !dst.is_unusable();
+    moves.is_sorted_by(|one, next| at(one) < at(next))
         && moves
             .iter()
-            .all(|mv| mv.src().mapping() == mapping.as_ptr() && mv.dst().mapping().is_null());
-    if !fit || moves.len() < 2 {
-        return fit;
-    }
-    // Who is in no file has no use for an offset: here it is the number of the last that names it.
-    for (nr, mv) in moves.iter().enumerate() {
-        mv.dst().set_index(nr);
-    }
-    let is_last = |(nr, mv): (usize, &Move<'_, O>)| mv.dst().index() == nr;
-    moves.iter().enumerate().all(is_last)
+            .all(|mv| mv.src().mapping() == mapping.as_ptr() && is_new(mv.dst()))
 }
 
 /// A range that no VM maps, until this is dropped.
@@ -339,8 +335,11 @@ pub struct Connection<T: 'static> {
 
 impl<T> Drop for Connection<T> {
     fn drop(&mut self) {
-        // A file could be bound, and its pages would move without KVM: keep the connection.
+        // A file could be bound, and its pages would move without KVM: keep the connection, and
+        // with it the code that KVM calls.
         if warn_on(Bindings::any()) {
+            // SAFETY: This is code of the module, so it is loaded.
+            unsafe { ffi::privmemfd_helper_pin_module() };
             return;
         }
         let host = self.kvm.kvm.take();

@@ -168,7 +168,7 @@ impl PrivateFile for PrivMem {
         }
     }
 
-    fn migrate(file: &Attachment, migration: &Migration<'_>) -> Result {
+    fn migrate(file: &Attachment, migration: &mut Migration<'_>) -> Result {
         aops::migrate(file, migration)
     }
 

@@ -49,7 +49,10 @@ use privmemfd_kernel::{
         Origin,
         Quiesced, //
     },
-    mm::mapping::Held,
+    mm::{
+        folio::Locked,
+        mapping::Held, //
+    },
     trace, //
 };
 
@@ -110,22 +113,25 @@ impl<'p, 'a, O: Origin> Plan<'p, 'a, O> {
         held: &impl Held,
         guests: &impl Guests,
         backend: &impl Backend,
-        mut ended: impl FnMut(usize, Result<(), Refusal>),
+        mut ended: impl FnMut(Page<'a>, Result<(), Refusal>),
     ) {
         let ino = held.mapping().ino();
         let log = Log::begin(ino, self.moves, self.cause);
         match self.quiesce(guests, held) {
-            Ok(quiesced) => quiesced.for_each(|nr, page| {
-                let by = page.as_ref().ok().map(|page| moved_by(page, backend));
-                let outcome = page
-                    .and_then(|page| transfer(page, backend))
-                    .and_then(|page| page.commit().map_err(|_| Refusal::Backend));
-                log.end(nr.index, by, outcome);
-                ended(nr.position, outcome);
+            Ok(quiesced) => quiesced.for_each(|page, content| {
+                let by = content
+                    .as_ref()
+                    .ok()
+                    .map(|content| moved_by(content, backend));
+                let outcome = content
+                    .and_then(|content| transfer(content, backend))
+                    .and_then(|content| content.commit().map_err(|_| Refusal::Backend));
+                log.end(page.index, by, outcome);
+                ended(page, outcome);
             }),
-            Err(refused) => refused.for_each(|nr, reason| {
-                log.end(nr.index, None, Err(reason));
-                ended(nr.position, Err(reason));
+            Err(refused) => refused.for_each(|page, reason| {
+                log.end(page.index, None, Err(reason));
+                ended(page, Err(reason));
             }),
         }
     }
@@ -169,22 +175,34 @@ fn guest_refusal(e: Error) -> Refusal {
     }
 }
 
-/// Which page of a batch.
-struct PageNr {
-    /// In the batch.
-    position: usize,
-    /// In the file.
-    index: usize,
+/// A page of a batch.
+pub(crate) struct Page<'a> {
+    /// Its offset in the file.
+    pub(crate) index: usize,
+    /// The folio that is to make room.
+    pub(crate) src: &'a Locked,
+    /// The folio that is to take its place.
+    pub(crate) dst: &'a Locked,
+}
+
+impl<'a> Page<'a> {
+    fn of<O: Origin>(mv: &Move<'a, O>) -> Self {
+        let (src, dst) = (mv.src(), mv.dst());
+        Self {
+            index: src.index(),
+            src,
+            dst,
+        }
+    }
 }
 
 /// A batch that never left its place.
 struct Refused<'p, 'a, O>(&'p mut [Move<'a, O>], Refusal);
 
-impl<O: Origin> Refused<'_, '_, O> {
-    fn for_each(self, mut f: impl FnMut(PageNr, Refusal)) {
-        for (position, mv) in self.0.iter().enumerate() {
-            let index = mv.src().index();
-            f(PageNr { position, index }, self.1);
+impl<'a, O: Origin> Refused<'_, 'a, O> {
+    fn for_each(self, mut f: impl FnMut(Page<'a>, Refusal)) {
+        for mv in self.0.iter() {
+            f(Page::of(mv), self.1);
         }
     }
 }
@@ -193,11 +211,10 @@ impl<O: Origin> Refused<'_, '_, O> {
 struct Batch<'p, 'a, O>(&'p mut [Move<'a, O>]);
 
 impl<'a, O: Origin> Batch<'_, 'a, O> {
-    fn for_each(self, mut f: impl FnMut(PageNr, Result<Quiesced<'a, O>, Refusal>)) {
-        for (position, mv) in self.0.iter_mut().enumerate() {
-            let page = mv.take().map_err(guest_refusal);
-            let index = mv.src().index();
-            f(PageNr { position, index }, page);
+    fn for_each(self, mut f: impl FnMut(Page<'a>, Result<Quiesced<'a, O>, Refusal>)) {
+        for mv in self.0.iter_mut() {
+            let content = mv.take().map_err(guest_refusal);
+            f(Page::of(mv), content);
         }
     }
 }

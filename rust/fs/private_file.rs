@@ -9,7 +9,9 @@
 //!
 //! An [`Attached`] joins object, `struct file` and mapping. It is made by [`create`] and freed by
 //! the file's release, after the last page has gone. Until then callbacks of the mapping may run:
-//! each of them holds the lock of a folio in the mapping, which release waits for. The file pins
+//! each of them holds the lock of a folio in the mapping, which release waits for. The folio may leave
+//! the mapping in the callback, so a [`Kept`] is got first; without one, when release has begun, it
+//! does nothing that the object takes part in. The file pins
 //! the module through `file_operations.owner`. The inode may outlive both, when somebody has opened
 //! the file by `/proc` with `O_PATH`: release gives it back the operations it was made with, and a
 //! [`Registration`] waits, when the module goes, for who was just calling ours.
@@ -32,6 +34,11 @@ pub use tables::FileTables;
 #[cfg(CONFIG_KUNIT = "y")]
 pub use test_file::TestFile;
 
+#[cfg(CONFIG_KUNIT = "y")]
+use crate::mm::folio::{
+    LockedFolio,
+    NewFolio, //
+};
 use crate::{
     ffi,
     kvm::Bindings,
@@ -98,15 +105,15 @@ pub trait PrivateFile: Send + Sync + Sized + 'static {
     /// # Errors
     ///
     /// `EAGAIN`: mm may try again at once. All others: not now.
-    fn migrate(file: &Attached<Self>, migration: &Migration<'_>) -> Result;
+    fn migrate(file: &Attached<Self>, migration: &mut Migration<'_>) -> Result;
 
     /// A memory block begins to go offline: what the files move out of it now, mm need not ask for
     /// one by one. May sleep and allocate, see [`Offline`](crate::mm::hotplug::Offline); must not wait
     /// for a lock under which somebody may do so.
     fn going_offline(block: &mut Residents<'_, Self>);
 
-    /// The memory of `folio` has failed, and it is about to leave the file. Must not wait for the
-    /// `invalidate_lock` or fail.
+    /// The memory of `folio` has failed, and it is about to leave the file, whose release has not
+    /// begun. Must not wait for the `invalidate_lock` or fail.
     fn failed(file: &Attached<Self>, folio: &Locked);
 
     /// The folio that was at page offset `index` has failed and left the file, but VMs may map it
@@ -139,7 +146,7 @@ impl<'a> Migration<'a> {
 
     /// Speaks for mm.
     #[cfg(CONFIG_KUNIT = "y")]
-    pub fn test_new(src: &'a Locked, dst: &'a Locked) -> Self {
+    pub fn test_new(src: &'a mut LockedFolio, dst: &'a mut NewFolio) -> Self {
         Self { src, dst }
     }
 }
@@ -301,9 +308,6 @@ pub fn create<T: PrivateFile>(
     size: u64,
     mobility: Mobility,
 ) -> Result<ARef<File>> {
-    if !Registration::<T>::is_there() {
-        return Err(ENODEV);
-    }
     let bytes = bindings::loff_t::try_from(size).map_err(|_| EINVAL)?;
     if bytes == 0 || size % PAGE_SIZE as u64 != 0 {
         return Err(EINVAL);
@@ -324,6 +328,10 @@ pub fn create<T: PrivateFile>(
         }),
         GFP_KERNEL,
     )?;
+    // Not before: a registration that goes waits for the files that it can see.
+    if !Registration::<T>::is_there() {
+        return Err(ENODEV);
+    }
 
     // SAFETY: The name and the table are static; no context inode is given.
     let file = from_err_ptr(unsafe {

@@ -3,6 +3,7 @@
 #include <linux/file.h>
 #include <linux/fs.h>
 #include <linux/migrate.h>
+#include <linux/module.h>
 #include <linux/rcupdate.h>
 
 #include "../ffi.h"
@@ -14,6 +15,11 @@ int privmemfd_helper_migrate_folio(struct address_space *mapping,
 	struct privmemfd_migrate_hook *hook = mapping->host->i_private;
 
 	return hook->migrate(mapping, dst, src);
+}
+
+void privmemfd_helper_pin_module(void)
+{
+	__module_get(THIS_MODULE);
 }
 
 struct file *privmemfd_helper_get_file_active(struct file **f)

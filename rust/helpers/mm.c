@@ -145,11 +145,6 @@ void privmemfd_helper_folio_get(struct folio *folio)
 	folio_get(folio);
 }
 
-void privmemfd_helper_folio_set_index(struct folio *folio, pgoff_t index)
-{
-	folio->index = index;
-}
-
 void privmemfd_helper_folio_lock(struct folio *folio)
 {
 	folio_lock(folio);
@@ -339,6 +334,11 @@ void privmemfd_helper_away(unsigned long pfn, struct privmemfd_placement *away)
 void privmemfd_helper_folio_set_hwpoison(struct folio *folio)
 {
 	SetPageHWPoison(folio_page(folio, 0));
+}
+
+void privmemfd_helper_test_folio_clear_hwpoison(struct folio *folio)
+{
+	ClearPageHWPoison(folio_page(folio, 0));
 }
 
 bool privmemfd_helper_folio_is_unusable(const struct folio *folio)

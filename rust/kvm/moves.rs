@@ -8,7 +8,8 @@ use crate::{
     mm::{
         folio::{
             Locked,
-            LockedFolio, //
+            LockedFolio,
+            NewFolio, //
         },
         mapping::{
             replace_folio,
@@ -57,24 +58,24 @@ const NOT_ASKED: i32 = -(bindings::EINPROGRESS as i32);
 ///
 /// # Invariants
 ///
-/// `src` and `dst` are borrowed for `'a`. If `result` is `KVM_GMEM_MOVE_DONE`, `dst` is in the place
+/// `src` and `dst` are borrowed for `'a`, by this move alone. If `result` is `KVM_GMEM_MOVE_DONE`, `dst` is in the place
 /// of `src`; if it is `KVM_GMEM_MOVE_COPY`, guests are kept off `src` as long as it is locked.
 #[repr(transparent)]
 pub struct Move<'a, O>(ffi::kvm_gmem_move, Borrows<'a, O>);
 
 /// What a [`Move`] holds, besides the pointers that C sees.
-type Borrows<'a, O> = PhantomData<(&'a Locked, fn(O))>;
+type Borrows<'a, O> = PhantomData<(&'a mut LockedFolio, &'a mut NewFolio, fn(O))>;
 
 impl<'a> Move<'a, InPlace> {
     /// `src` is to make room for `dst`.
-    pub fn new(src: &'a LockedFolio, dst: &'a LockedFolio) -> Self {
+    pub fn new(src: &'a mut LockedFolio, dst: &'a mut NewFolio) -> Self {
         Self::between(src, dst)
     }
 }
 
 impl<'a> Move<'a, Isolated> {
     /// What mm has asked for.
-    pub fn of(migration: &Migration<'a>) -> Self {
+    pub fn of(migration: &'a mut Migration<'_>) -> Self {
         Self::between(migration.src(), migration.dst())
     }
 }
@@ -197,10 +198,14 @@ impl<O: Origin> Quiesced<'_, O> {
     ///
     /// # Errors
     ///
-    /// `EHWPOISON`: the memory of the old folio has failed. `EINVAL`: the hardware has moved it.
+    /// `EHWPOISON`: the memory of the old folio has failed, or the TDX module keeps it. `EINVAL`: the
+    /// hardware has moved it.
     pub fn copy(&mut self) -> Result {
         if self.is_moved() {
             return Err(EINVAL);
+        }
+        if self.src.is_unusable() {
+            return Err(EHWPOISON);
         }
         if self.src.has_content() {
             self.content = Content::Partial;
@@ -214,12 +219,16 @@ impl<O: Origin> Quiesced<'_, O> {
     ///
     /// # Errors
     ///
-    /// `EINVAL`: the content was not copied. Cannot fail if it was, or the hardware has moved it.
+    /// `EINVAL`: the content was not copied, or the old folio has been taken out of the file since.
+    /// Cannot fail if the hardware has moved it.
     pub fn commit(mut self) -> Result {
-        match self.content {
-            Content::Old | Content::Partial => return Err(EINVAL),
+        let done = match self.content {
+            Content::Old | Content::Partial => false,
             Content::Copied => replace_folio(self.src, self.dst, O::LRU),
-            Content::Moved => {}
+            Content::Moved => true,
+        };
+        if !done {
+            return Err(EINVAL);
         }
         self.content = Content::Moved;
         Ok(())

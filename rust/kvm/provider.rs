@@ -132,6 +132,7 @@ impl<T: Provider> ProviderTable<T> {
         match T::get_folio(file, index) {
             // KVM maps it, which is right for what the file has there only.
             Ok(folio) if !file.mapping().has_at(index, &folio) => EIO.to_ptr(),
+            Ok(folio) if folio.is_unusable() => EHWPOISON.to_ptr(),
             Ok(folio) => folio.into_raw(),
             Err(e) => e.to_ptr(),
         }

@@ -2,12 +2,13 @@
 
 //! Folios of order 0.
 //!
-//! Three types tell what the holder may do:
+//! Four types tell what the holder may do:
 //!
 //! - `&Folio`, [`ARef<Folio>`]: a reference. The folio may be in a file, or have left it.
 //! - `&Locked`: the folio lock is held, by a [`LockedFolio`] or by whoever lent the reference
 //!   (a callback of mm). The folio's place in the file cannot change.
 //! - [`LockedFolio`]: a reference and the lock, dropped in that order reversed.
+//! - [`NewFolio`]: the same of one that nobody else knows, for a page to move to.
 //!
 //! The content of a folio can be zeroed and copied, never read or written from Rust.
 //!
@@ -211,14 +212,6 @@ impl Locked {
         self.index_hint()
     }
 
-    /// Names the folio, which is in no page cache, by an offset, see [`Locked::index`].
-    pub(crate) fn set_index(&self, index: usize) {
-        if self.mapping().is_null() {
-            // SAFETY: The folio is valid and locked; nobody looks at the offset of one in no file.
-            unsafe { ffi::privmemfd_helper_folio_set_index(self.as_ptr(), index) }
-        }
-    }
-
     /// Page cache that the folio is in; null if it is in none.
     #[inline]
     pub(crate) fn mapping(&self) -> *mut bindings::address_space {
@@ -331,6 +324,37 @@ impl Drop for LockedFolio {
     }
 }
 
+/// A folio that a page is to move to, locked. Dropping it unlocks, then lets go.
+///
+/// # Invariants
+///
+/// The folio was new, known to nobody else, when this object was made, which is the only one for it.
+/// Whoever else knows it since has got it from a move.
+#[must_use = "the folio is free again at once when it is not used"]
+pub struct NewFolio(LockedFolio);
+
+impl NewFolio {
+    /// Takes over a folio.
+    ///
+    /// # Safety
+    ///
+    /// The allocator has just given `folio` to the caller.
+    #[inline]
+    pub(crate) unsafe fn own(folio: ARef<Folio>) -> Self {
+        // INVARIANT: By the caller's promise. Nobody has it, so this does not wait.
+        Self(Folio::lock(folio))
+    }
+}
+
+impl Deref for NewFolio {
+    type Target = Locked;
+
+    #[inline]
+    fn deref(&self) -> &Locked {
+        &self.0
+    }
+}
+
 /// What nothing but a test may do.
 #[cfg(CONFIG_KUNIT = "y")]
 impl Locked {
@@ -349,6 +373,12 @@ impl Locked {
     pub fn test_fill_content(&self, byte: u8) {
         self.test_fill(byte);
         self.set_has_content();
+    }
+
+    /// Takes [`Locked::set_failed`] back.
+    pub fn test_unset_failed(&self) {
+        // SAFETY: The folio is valid.
+        unsafe { ffi::privmemfd_helper_test_folio_clear_hwpoison(self.as_ptr()) }
     }
 
     /// Speaks for KVM, see [`Folio::is_kept`].

@@ -6,7 +6,10 @@
 //! [`include/linux/gfp.h`](srctree/include/linux/gfp.h)
 
 use super::{
-    folio::Folio,
+    folio::{
+        Folio,
+        NewFolio, //
+    },
     node_online, //
 };
 use crate::ffi;
@@ -60,7 +63,7 @@ impl Placement {
     /// # Errors
     ///
     /// `ENOMEM`: no memory there. `take` has got as many as there were.
-    pub(crate) fn alloc(&mut self, count: usize, mut take: impl FnMut(ARef<Folio>)) -> Result {
+    pub(crate) fn alloc(&mut self, count: usize, mut take: impl FnMut(NewFolio)) -> Result {
         let mut left = count;
         while left > 1 {
             let mut new = [core::ptr::null_mut(); AT_ONCE];
@@ -76,15 +79,16 @@ impl Placement {
             left -= got;
             let new = new.iter().take(got).filter_map(|ptr| NonNull::new(*ptr));
             // SAFETY: The allocator returns folios with one reference, which belongs to the caller.
-            new.for_each(|ptr| take(unsafe { Folio::own(ptr) }));
+            new.for_each(|ptr| take(unsafe { NewFolio::own(Folio::own(ptr)) }));
         }
         if left == 1 {
-            take(self.alloc_one()?);
+            // SAFETY: It comes from the allocator.
+            take(unsafe { NewFolio::own(self.alloc_one()?) });
         }
         Ok(())
     }
 
-    /// As [`Placement::alloc`], one.
+    /// As [`Placement::alloc`], one, which is not locked.
     pub(crate) fn alloc_one(&mut self) -> Result<ARef<Folio>> {
         let mut new = core::ptr::null_mut();
         // SAFETY: As in alloc().

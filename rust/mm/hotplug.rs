@@ -5,7 +5,7 @@
 //! C header: [`include/linux/memory.h`](srctree/include/linux/memory.h)
 
 use super::{
-    folio::Folio,
+    folio::NewFolio,
     folio_batch::Placement, //
 };
 use crate::ffi;
@@ -17,7 +17,6 @@ use kernel::{
     bindings,
     error::to_result,
     prelude::*,
-    sync::aref::ARef,
     types::{
         NotThreadSafe,
         Opaque, //
@@ -70,7 +69,7 @@ impl Away<'_> {
     /// # Errors
     ///
     /// `ENOMEM`: no memory there. `take` has got as many as there were.
-    pub fn alloc(&mut self, count: usize, take: impl FnMut(ARef<Folio>)) -> Result {
+    pub fn alloc(&mut self, count: usize, take: impl FnMut(NewFolio)) -> Result {
         self.0.alloc(count, take)
     }
 }

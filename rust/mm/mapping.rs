@@ -13,7 +13,8 @@ use super::{
     folio::{
         Folio,
         Locked,
-        LockedFolio, //
+        LockedFolio,
+        NewFolio, //
     },
     folio_batch::{
         FolioBatch,
@@ -196,7 +197,7 @@ impl Mapping {
             return Err(EINVAL);
         }
         loop {
-            let folio = alloc_folio(mobility, node)?;
+            let folio = placement(mobility, node)?.alloc_one()?;
             // SAFETY: Mapping and folio are valid, the folio is new, in no mapping and on no list.
             let ret = unsafe {
                 bindings::filemap_add_folio(self.as_ptr(), folio.as_ptr(), index, gfp(mobility))
@@ -388,13 +389,13 @@ pub enum Lru {
 /// Puts `dst` in the place of `src` in the page cache. Cannot fail.
 ///
 /// `src` is in a mapping, `dst` is in none, and guests are kept off `src`; if `src` has left its file
-/// since that was so, nothing is changed.
+/// since that was so, nothing is changed, and it says no.
 ///
 /// `dst` takes over that there is content (or not); it is dirty like every page of the mapping.
 /// `src` leaves the file: its `free_folio` callback runs, references that others hold stay good.
-pub(crate) fn replace_folio(src: &Locked, dst: &Locked, lru: Lru) {
+pub(crate) fn replace_folio(src: &Locked, dst: &Locked, lru: Lru) -> bool {
     if src.mapping().is_null() || !dst.mapping().is_null() {
-        return;
+        return false;
     }
     let content = src.has_content();
 
@@ -416,6 +417,7 @@ pub(crate) fn replace_folio(src: &Locked, dst: &Locked, lru: Lru) {
         // SAFETY: The folio is valid, in the page cache since just now, and so on no list yet.
         Lru::InPlace => unsafe { bindings::folio_add_lru(dst.as_ptr()) },
     }
+    true
 }
 
 /// Hands `count` new folios of order 0, in no mapping and uncharged, to `take`. May sleep.
@@ -427,14 +429,9 @@ pub fn alloc_folios(
     mobility: Mobility,
     node: Node,
     count: usize,
-    take: impl FnMut(ARef<Folio>),
+    take: impl FnMut(NewFolio),
 ) -> Result {
     placement(mobility, node)?.alloc(count, take)
-}
-
-/// One of them.
-pub fn alloc_folio(mobility: Mobility, node: Node) -> Result<ARef<Folio>> {
-    placement(mobility, node)?.alloc_one()
 }
 
 /// `ENOMEM`: there is no such node.

@@ -15,8 +15,7 @@ use crate::{
     relocate::{
         Cause,
         Plan, //
-    },
-    stats::TOTALS, //
+    }, //
 };
 use kernel::prelude::*;
 use privmemfd_kernel::{
@@ -34,13 +33,13 @@ use privmemfd_kernel::{
 ///
 /// `EAGAIN`: another operation on the file is under way. `EHWPOISON`: the page's memory has
 /// failed, or the TDX module keeps it. `EBUSY`: the page cannot move now.
-pub(super) fn migrate(file: &Attachment, migration: &Migration<'_>) -> Result {
+pub(super) fn migrate(file: &Attachment, migration: &mut Migration<'_>) -> Result {
     let outcome = try_migrate(file, migration);
     file.object().count(outcome, 1);
     Ok(outcome?)
 }
 
-fn try_migrate(file: &Attachment, migration: &Migration<'_>) -> Result<(), Refusal> {
+fn try_migrate(file: &Attachment, migration: &mut Migration<'_>) -> Result<(), Refusal> {
     let src = migration.src();
     let object = file.object();
     if object.mobility == Mobility::Pinned {
@@ -64,6 +63,5 @@ fn try_migrate(file: &Attachment, migration: &Migration<'_>) -> Result<(), Refus
 
 /// `error_remove_folio`: the page is to leave the file.
 pub(super) fn failed(file: &Attachment, folio: &Locked) {
-    TOTALS.pages_poisoned.add(1);
     lost::fail(file, folio);
 }

@@ -12,13 +12,11 @@ use crate::{
     refusal::Refusal,
     relocate::{
         Cause,
+        Page,
         Plan, //
     }, //
 };
-use kernel::{
-    prelude::*,
-    sync::aref::ARef, //
-};
+use kernel::prelude::*;
 use privmemfd_kernel::{
     kvm::{
         InPlace,
@@ -26,9 +24,8 @@ use privmemfd_kernel::{
     },
     mm::{
         folio::{
-            Folio,
-            Locked,
-            LockedFolio, //
+            LockedFolio,
+            NewFolio, //
         },
         folio_batch::Leaving,
         mapping::Shared, //
@@ -50,7 +47,7 @@ pub(super) struct Room {
 /// The folio that is to make room, and the one that is to take its place.
 struct Pair {
     src: Option<LockedFolio>,
-    dst: LockedFolio,
+    dst: NewFolio,
 }
 
 impl Room {
@@ -67,9 +64,8 @@ impl Room {
         })
     }
 
-    /// Has `dst`, which nobody else knows, take the place of a page. For no more than there is room.
-    pub(super) fn take(&mut self, dst: ARef<Folio>) {
-        let dst = Folio::lock(dst);
+    /// Has `dst` take the place of a page. For no more than there is room.
+    pub(super) fn take(&mut self, dst: NewFolio) {
         // What is too much is free again.
         let _ = self.pairs.push_within_capacity(Pair { src: None, dst });
     }
@@ -129,16 +125,16 @@ impl Batch<'_> {
     pub(super) fn run(
         self,
         cause: Cause,
-        mut ended: impl FnMut(&Locked, &Locked, Result<(), Refusal>),
+        mut ended: impl FnMut(&Page<'_>, Result<(), Refusal>),
     ) -> Result<u64> {
         let Self {
             file, room, held, ..
         } = self;
-        let pairs = &room.pairs;
         let mut moves: KVec<Move<'_, InPlace>> = core::mem::take(&mut room.moves);
-        let mut pairs_of_two = pairs
-            .iter()
-            .filter_map(|Pair { src, dst }| Some(Move::new(src.as_ref()?, dst)));
+        let mut pairs_of_two = room
+            .pairs
+            .iter_mut()
+            .filter_map(|Pair { src, dst }| Some(Move::new(src.as_mut()?, dst)));
         let fit =
             pairs_of_two.try_for_each(|mv| moves.push_within_capacity(mv).map_err(|_| ENOMEM));
         if fit.is_err() {
@@ -153,20 +149,13 @@ impl Batch<'_> {
                 &held,
                 &BoundGuests(file),
                 &Software,
-                |nr, outcome| {
-                    let Pair {
-                        src: Some(src),
-                        dst,
-                    } = &pairs[nr]
-                    else {
-                        return;
-                    };
+                |page, outcome| {
                     match outcome {
                         Ok(()) => moved += 1,
                         Err(_) => file.object().count(outcome, 1),
                     }
-                    lost::settle(file, src, outcome);
-                    ended(src, dst, outcome);
+                    lost::settle(file, page.src, outcome);
+                    ended(&page, outcome);
                 },
             );
         }

@@ -235,9 +235,9 @@ fn move_batch(
             batch.add(src);
         }
     }
-    batch.run(Cause::Request, |src, dst, outcome| match outcome {
-        Ok(()) => report.moved(src.index(), dst),
-        Err(reason) => report.refused(src.index(), reason),
+    batch.run(Cause::Request, |page, outcome| match outcome {
+        Ok(()) => report.moved(page.index, page.dst),
+        Err(reason) => report.refused(page.index, reason),
     })?;
     Ok(())
 }

@@ -13,7 +13,10 @@ use super::{
     guests::keep_guests_off,
     Attachment, //
 };
-use crate::refusal::Refusal;
+use crate::{
+    refusal::Refusal,
+    stats::TOTALS, //
+};
 use core::ops::Range;
 use kernel::{
     maple_tree::InsertErrorKind,
@@ -257,6 +260,7 @@ pub(super) fn fail(file: &Attachment, folio: &Locked) {
     let loss = if folio.is_kept() {
         Loss::Kept
     } else {
+        TOTALS.pages_poisoned.add(1);
         Loss::Failed { nid: nid(folio) }
     };
     file.object().lost.mark(folio.index(), loss);

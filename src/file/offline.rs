@@ -125,7 +125,7 @@ fn clear_of(file: &Attachment, pages: &[Sighting], block: &Residents<'_, PrivMem
                 batch.add(src);
             }
         }
-        let moved = batch.run(Cause::Mm, |_, _, _| {})?;
+        let moved = batch.run(Cause::Mm, |_, _| {})?;
         TOTALS.relocated_ahead.add(moved);
     }
     Ok(())

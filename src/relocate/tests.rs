@@ -40,10 +40,11 @@ use privmemfd_kernel::{
     mm::{
         folio::{
             Folio,
-            LockedFolio, //
+            LockedFolio,
+            NewFolio, //
         },
         mapping::{
-            alloc_folio,
+            alloc_folios,
             Held,
             Mobility,
             Node,
@@ -67,9 +68,11 @@ fn file(pages: usize) -> Result<TestFile<PrivMem>> {
 }
 
 /// The folio at `index` and one to take its place, with content [`NEW`].
-fn pair(file: &TestFile<PrivMem>, index: usize) -> Result<(LockedFolio, LockedFolio)> {
+fn pair(file: &TestFile<PrivMem>, index: usize) -> Result<(LockedFolio, NewFolio)> {
     let src = file.mapping().lock_folio(index).ok_or(ENOENT)?;
-    let dst = Folio::lock(alloc_folio(Mobility::Movable, Node::Any)?);
+    let mut dst = None;
+    alloc_folios(Mobility::Movable, Node::Any, 1, |folio| dst = Some(folio))?;
+    let dst = dst.ok_or(ENOMEM)?;
     dst.test_fill(NEW);
     Ok((src, dst))
 }
@@ -78,18 +81,18 @@ fn pair(file: &TestFile<PrivMem>, index: usize) -> Result<(LockedFolio, LockedFo
 struct Moved {
     outcome: Result<(), Refusal>,
     src: LockedFolio,
-    dst: LockedFolio,
+    dst: NewFolio,
     file: TestFile<PrivMem>,
 }
 
 /// Moves page 0 of a new file.
 fn move_one(guests: &impl Guests, backend: &impl Backend) -> Result<Moved> {
     let file = file(1)?;
-    let (src, dst) = pair(&file, 0)?;
+    let (mut src, mut dst) = pair(&file, 0)?;
     let mut outcome = Err(Refusal::NoMemory);
     {
         let held = file.mapping().lock_shared();
-        let mut moves = [Move::new(&src, &dst)];
+        let mut moves = [Move::new(&mut src, &mut dst)];
         Plan::new(&mut moves, Cause::Request).run(&held, guests, backend, |_, how| outcome = how);
     }
     Ok(Moved {
@@ -187,11 +190,11 @@ mod transaction {
             Node::Any,
         )?)?;
         drop(file::get_folio(&file, 0)?);
-        let (src, dst) = pair(&file, 0)?;
+        let (mut src, mut dst) = pair(&file, 0)?;
         let mut outcome = Err(Refusal::NoMemory);
         {
             let held = file.mapping().lock_shared();
-            let mut moves = [Move::new(&src, &dst)];
+            let mut moves = [Move::new(&mut src, &mut dst)];
             Plan::new(&mut moves, Cause::Request)
                 .run(&held, &NoGuests, &Software, |_, how| outcome = how);
         }
@@ -227,13 +230,15 @@ mod transaction {
     #[test]
     fn a_withdrawn_page_leaves_the_file_and_is_not_erased() -> Result {
         let file = file(1)?;
-        let (src, dst) = pair(&file, 0)?;
+        let (mut src, mut dst) = pair(&file, 0)?;
         src.test_set_kept(true);
-        let migrated = PrivMem::migrate(&file, &Migration::test_new(&src, &dst));
+        let migrated = PrivMem::migrate(&file, &mut Migration::test_new(&mut src, &mut dst));
         let new_pfn = pfn_now(&file);
         let again = file::get_folio(&file, 0).err();
         // The file goes when none of its folios is locked.
-        let [src, dst] = [src, dst].map(|folio| ARef::<Folio>::from(&**folio));
+        let new: ARef<Folio> = (&**dst).into();
+        drop(dst);
+        let [src, dst] = [src.unlock(), new];
         drop(file);
         let [src, dst] = [src, dst].map(Folio::lock);
         src.test_set_kept(false);
@@ -248,34 +253,80 @@ mod transaction {
     #[test]
     fn moves_that_are_not_of_the_file_are_refused() -> Result {
         let (ours, other) = (file(2)?, file(1)?);
-        let [one, two] = [pair(&ours, 0)?, pair(&ours, 1)?];
-        let foreign = pair(&other, 0)?;
+        let [mut one, mut two] = [pair(&ours, 0)?, pair(&ours, 1)?];
+        let mut foreign = pair(&other, 0)?;
         {
             let wrong = other.mapping().lock_shared();
-            assert_eq!(
-                KVM.relocate(&*ours, &mut [Move::new(&one.0, &one.1)], &wrong),
-                Err(EINVAL)
-            );
+            let mut moves = [Move::<'_, InPlace>::new(&mut one.0, &mut one.1)];
+            assert_eq!(KVM.relocate(&*ours, &mut moves, &wrong), Err(EINVAL));
             assert_eq!(KVM.invalidate(&*ours, 0..2, &wrong).err(), Some(EINVAL));
         }
         let held = ours.mapping().lock_shared();
         let relocate = |moves: &mut [Move<'_, InPlace>]| KVM.relocate(&*ours, moves, &held);
-        assert_eq!(relocate(&mut [Move::new(&foreign.0, &one.1)]), Err(EINVAL));
-        assert_eq!(relocate(&mut [Move::new(&one.0, &foreign.0)]), Err(EINVAL));
-        for (src, dst) in [(&one.0, &two.1), (&two.0, &one.1)] {
-            let mut moves = [Move::new(&one.0, &one.1), Move::new(src, dst)];
+        assert_eq!(
+            relocate(&mut [Move::new(&mut foreign.0, &mut one.1)]),
+            Err(EINVAL)
+        );
+        {
+            let mut moves = [
+                Move::new(&mut two.0, &mut two.1),
+                Move::new(&mut one.0, &mut one.1),
+            ];
             assert_eq!(relocate(&mut moves), Err(EINVAL));
             assert!(moves.iter_mut().all(|mv| mv.take().is_err()));
         }
-        assert_eq!(relocate(&mut [Move::new(&one.0, &one.1)]), Ok(()));
+        assert_eq!(relocate(&mut [Move::new(&mut one.0, &mut one.1)]), Ok(()));
+        Ok(())
+    }
+
+    #[test]
+    fn a_folio_is_moved_to_once() -> Result {
+        let file = file(2)?;
+        let [mut one, mut two] = [pair(&file, 0)?, pair(&file, 1)?];
+        let held = file.mapping().lock_shared();
+        {
+            let mut moves = [Move::<'_, InPlace>::new(&mut one.0, &mut one.1)];
+            moves[0].test_end(1);
+            moves[0].take()?.commit()?;
+        }
+        assert_eq!(pfn_now(&file), Some(one.1.pfn()));
+        let mut again = [Move::<'_, InPlace>::new(&mut two.0, &mut one.1)];
+        assert_eq!(KVM.relocate(&*file, &mut again, &held), Err(EINVAL));
+        drop(again);
+
+        two.1.set_failed();
+        if !two.1.is_unusable() {
+            // This kernel does not deal with failing memory.
+            return Ok(());
+        }
+        let mut failed = [Move::<'_, InPlace>::new(&mut two.0, &mut two.1)];
+        let refused = KVM.relocate(&*file, &mut failed, &held);
+        two.1.test_unset_failed();
+        assert_eq!(refused, Err(EINVAL));
+        Ok(())
+    }
+
+    #[test]
+    fn what_the_tdx_module_keeps_is_not_copied() -> Result {
+        let file = file(1)?;
+        let (mut src, mut dst) = pair(&file, 0)?;
+        let mut moves = [Move::<'_, InPlace>::new(&mut src, &mut dst)];
+        moves[0].test_end(0);
+        let mut page = moves[0].take()?;
+        moves[0].src().test_set_kept(true);
+        let copied = page.copy();
+        moves[0].src().test_set_kept(false);
+        assert_eq!(copied, Err(EHWPOISON));
+        assert_eq!(page.commit(), Err(EINVAL));
+        assert!(dst.test_all(NEW));
         Ok(())
     }
 
     #[test]
     fn what_was_not_copied_is_not_committed() -> Result {
         let file = file(1)?;
-        let (src, dst) = pair(&file, 0)?;
-        let mut moves = [Move::<'_, InPlace>::new(&src, &dst)];
+        let (mut src, mut dst) = pair(&file, 0)?;
+        let mut moves = [Move::<'_, InPlace>::new(&mut src, &mut dst)];
         assert!(moves[0].take().is_err());
         moves[0].test_end(0);
         assert_eq!(moves[0].take()?.commit(), Err(EINVAL));
@@ -332,19 +383,16 @@ mod transaction {
     #[test]
     fn pages_of_a_batch_end_each_in_their_own_way() -> Result {
         let file = file(3)?;
-        let pairs = [pair(&file, 0)?, pair(&file, 1)?, pair(&file, 2)?];
+        let mut pairs = [pair(&file, 0)?, pair(&file, 1)?, pair(&file, 2)?];
         let mut outcomes = [Err(Refusal::NoMemory); 3];
         {
             let held = file.mapping().lock_shared();
-            let mut moves = [
-                Move::new(&pairs[0].0, &pairs[0].1),
-                Move::new(&pairs[1].0, &pairs[1].1),
-                Move::new(&pairs[2].0, &pairs[2].1),
-            ];
+            let mut moves = pairs.each_mut().map(|(src, dst)| Move::new(src, dst));
             let answers = [0, EBUSY.to_errno(), EAGAIN.to_errno()];
             let guests = Each(&answers);
-            Plan::new(&mut moves, Cause::Request)
-                .run(&held, &guests, &Software, |nr, how| outcomes[nr] = how);
+            Plan::new(&mut moves, Cause::Request).run(&held, &guests, &Software, |page, how| {
+                outcomes[page.index] = how
+            });
         }
         assert_eq!(outcomes[0], Ok(()));
         assert_eq!(outcomes[1], Err(Refusal::Guest));

@@ -210,13 +210,17 @@ impl<T: PrivateFile> FileTables<T> {
         dst: *mut bindings::folio,
         src: *mut bindings::folio,
     ) -> kernel::ffi::c_int {
-        // SAFETY: mm has locked `src`, which is in `mapping`, and holds the lock over the call.
-        let file = unsafe { Attached::<T>::from_mapping(mapping) };
+        // SAFETY: mm has locked `src`, which is in `mapping` until `T` is asked below.
+        let kept = unsafe { Attached::<T>::from_mapping(mapping) }.keep();
+        // The file is being released: what it has goes anyway.
+        let Some(file) = kept else {
+            return EAGAIN.to_errno();
+        };
         // SAFETY: mm has locked both folios and holds references; they are of order 0, since the
         // mapping does not take large ones.
         let (dst, src) = unsafe { (Locked::from_raw(dst), Locked::from_raw(src)) };
         let index = src.index();
-        let result = T::migrate(file, &Migration { src, dst });
+        let result = T::migrate(&file, &mut Migration { src, dst });
         // mm believes what it is told, so it is told what is so.
         if file.mapping().has_at(index, dst) {
             0
@@ -233,19 +237,23 @@ impl<T: PrivateFile> FileTables<T> {
         mapping: *mut bindings::address_space,
         folio: *mut bindings::folio,
     ) -> kernel::ffi::c_int {
-        // SAFETY: memory_failure() has locked `folio`, which is in `mapping`, over the call.
+        // SAFETY: memory_failure() has locked `folio`, which is in `mapping` until it is expelled.
         let file = unsafe { Attached::<T>::from_mapping(mapping) };
         // SAFETY: memory_failure() has locked the folio and holds a reference; this reference ends
         // before the lock is dropped below.
         let locked = unsafe { Locked::from_raw(folio) };
         let index = locked.index();
-        // None: the file is being released, and no VM maps a page.
-        let kept = file.keep();
-        T::failed(file, locked);
-        if let Err(e) = file.mapping().expel(locked) {
+        let Some(kept) = file.keep() else {
+            // The file is being released: no VM maps a page, and nobody asks what has become of it.
+            return match file.mapping().expel(locked) {
+                Ok(()) => 0,
+                Err(e) => e.to_errno(),
+            };
+        };
+        T::failed(&kept, locked);
+        if let Err(e) = kept.mapping().expel(locked) {
             return e.to_errno();
         }
-        let Some(kept) = kept else { return 0 };
 
         // Whoever has the invalidate_lock may be waiting for just this folio. It is in no file now,
         // so nothing of it changes while it is unlocked, and memory_failure() has a reference.

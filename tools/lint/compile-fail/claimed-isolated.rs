@@ -4,10 +4,10 @@
 
 use privmemfd_kernel::{
     kvm::{Isolated, Move},
-    mm::folio::LockedFolio,
+    mm::folio::{LockedFolio, NewFolio},
 };
 
 /// mm has not.
-pub fn relocate(src: &LockedFolio, dst: &LockedFolio) {
+pub fn relocate(src: &mut LockedFolio, dst: &mut NewFolio) {
     let _ = Move::<'_, Isolated>::new(src, dst);
 }

@@ -9,7 +9,10 @@ use privmemfd_kernel::{
         PrivateFile, //
     },
     kvm::{InPlace, Move, Provider, KVM},
-    mm::folio::LockedFolio,
+    mm::folio::{
+        LockedFolio,
+        NewFolio, //
+    },
 };
 
 /// Makes a hole.
@@ -20,9 +23,13 @@ pub fn punch<T: Provider>(file: &Attached<T>) -> Result {
 }
 
 /// Moves a page.
-pub fn relocate<T: Provider>(file: &Attached<T>, src: LockedFolio, dst: LockedFolio) -> Result {
+pub fn relocate<T: Provider>(
+    file: &Attached<T>,
+    src: &mut LockedFolio,
+    dst: &mut NewFolio,
+) -> Result {
     let held = file.mapping().lock_shared();
-    let mut moves = [Move::<'_, InPlace>::new(&src, &dst)];
+    let mut moves = [Move::<'_, InPlace>::new(src, dst)];
     KVM.relocate(file, &mut moves, &held)?;
     let mut page = moves[0].take()?;
     page.copy()?;

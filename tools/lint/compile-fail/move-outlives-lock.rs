@@ -5,12 +5,12 @@
 use kernel::prelude::*;
 use privmemfd_kernel::{
     kvm::{InPlace, Move},
-    mm::folio::LockedFolio,
+    mm::folio::{LockedFolio, NewFolio},
 };
 
 /// Unlocks it.
-pub fn relocate(src: LockedFolio, dst: LockedFolio) -> Result {
-    let mut mv = Move::<'_, InPlace>::new(&src, &dst);
+pub fn relocate(mut src: LockedFolio, mut dst: NewFolio) -> Result {
+    let mut mv = Move::<'_, InPlace>::new(&mut src, &mut dst);
     drop(src);
     mv.take()?.commit()
 }
