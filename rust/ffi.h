@@ -134,8 +134,9 @@ unsigned long privmemfd_helper_folio_pfn(const struct folio *folio);
 void privmemfd_helper_folio_put(struct folio *folio);
 bool privmemfd_helper_folio_test_reserved(const struct folio *folio);
 void privmemfd_helper_test_folio_set_kept(struct folio *folio, bool kept);
-struct folio *privmemfd_helper_lock_failed_folio(unsigned long pfn,
-						 const struct address_space_operations *ops);
+bool privmemfd_helper_has_failed(unsigned long pfn);
+struct folio *privmemfd_helper_lock_folio_of(unsigned long pfn,
+					     const struct address_space_operations *ops);
 struct folio *privmemfd_helper_trylock_folio(unsigned long pfn,
 					     const struct address_space_operations *ops);
 bool privmemfd_helper_find_folio(unsigned long *pfn, unsigned long end,
@@ -143,7 +144,7 @@ bool privmemfd_helper_find_folio(unsigned long *pfn, unsigned long end,
 				 struct privmemfd_sighting *found);
 struct folio *privmemfd_helper_trylock_folio_in(unsigned long pfn,
 						const struct address_space *mapping);
-void privmemfd_helper_folio_set_hwpoison(struct folio *folio);
+bool privmemfd_helper_folio_test_set_hwpoison(struct folio *folio);
 void privmemfd_helper_test_folio_clear_hwpoison(struct folio *folio);
 bool privmemfd_helper_folio_is_unusable(const struct folio *folio);
 bool privmemfd_helper_folio_has_usable_content(const struct folio *folio);

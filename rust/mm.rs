@@ -6,6 +6,7 @@ pub mod folio;
 pub mod folio_batch;
 pub mod hotplug;
 pub mod mapping;
+pub(crate) mod uncounted;
 
 use crate::ffi;
 use kernel::{

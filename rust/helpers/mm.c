@@ -223,19 +223,21 @@ static bool locked_folio_is_of(const struct folio *folio,
 	return folio->mapping && folio->mapping->a_ops == ops;
 }
 
-/*
- * The folio at a frame, locked and with a reference, if its memory has failed and
- * it is in a file with these operations; otherwise NULL. The frame has a struct
- * page.
- */
-struct folio *privmemfd_helper_lock_failed_folio(unsigned long pfn,
-						 const struct address_space_operations *ops)
+/* Whether the memory of a frame has failed. It has a struct page. */
+bool privmemfd_helper_has_failed(unsigned long pfn)
 {
-	struct folio *folio;
+	return PageHWPoison(pfn_to_page(pfn));
+}
 
-	if (!PageHWPoison(pfn_to_page(pfn)))
-		return NULL;
-	folio = get_folio_of(pfn, ops);
+/*
+ * The folio at a frame, locked and with a reference, if it is in a file with these
+ * operations; otherwise NULL. The frame has a struct page.
+ */
+struct folio *privmemfd_helper_lock_folio_of(unsigned long pfn,
+					     const struct address_space_operations *ops)
+{
+	struct folio *folio = get_folio_of(pfn, ops);
+
 	if (!folio)
 		return NULL;
 	folio_lock(folio);
@@ -331,9 +333,15 @@ void privmemfd_helper_away(unsigned long pfn, struct privmemfd_placement *away)
 		away->gfp |= __GFP_HIGHMEM;
 }
 
-void privmemfd_helper_folio_set_hwpoison(struct folio *folio)
+/* Whether this has marked it: nobody else had, and the kernel deals with such memory. */
+bool privmemfd_helper_folio_test_set_hwpoison(struct folio *folio)
 {
-	SetPageHWPoison(folio_page(folio, 0));
+	struct page *page = folio_page(folio, 0);
+
+	if (PageHWPoison(page))
+		return false;
+	SetPageHWPoison(page);
+	return PageHWPoison(page);
 }
 
 void privmemfd_helper_test_folio_clear_hwpoison(struct folio *folio)

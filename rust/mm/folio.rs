@@ -17,7 +17,10 @@
 
 use crate::{
     ffi,
-    mm::mapping::Mapping, //
+    mm::{
+        mapping::Mapping,
+        uncounted::UNCOUNTED, //
+    }, //
 };
 use core::{
     mem::ManuallyDrop,
@@ -252,12 +255,15 @@ impl Locked {
         unsafe { ffi::privmemfd_helper_folio_mark_uptodate(self.as_ptr()) }
     }
 
-    /// Marks the memory of the folio as failed (`PG_hwpoison`): it goes to nobody else.
+    /// Marks the memory of the folio as failed (`PG_hwpoison`): it goes to nobody else, and its
+    /// memory block, once offline, does not come back.
     ///
     /// Does nothing in a kernel that does not deal with such memory.
     pub fn set_failed(&self) {
         // SAFETY: The folio is valid.
-        unsafe { ffi::privmemfd_helper_folio_set_hwpoison(self.as_ptr()) }
+        if unsafe { ffi::privmemfd_helper_folio_test_set_hwpoison(self.as_ptr()) } {
+            UNCOUNTED.add(self.pfn());
+        }
     }
 
     /// Keeps mm from dropping the folio as clean page cache.
@@ -379,6 +385,7 @@ impl Locked {
     pub fn test_unset_failed(&self) {
         // SAFETY: The folio is valid.
         unsafe { ffi::privmemfd_helper_test_folio_clear_hwpoison(self.as_ptr()) }
+        UNCOUNTED.check(&(self.pfn()..self.pfn() + 1), |_| false);
     }
 
     /// Speaks for KVM, see [`Folio::is_kept`].

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Memory blocks that go offline.
+//! Memory blocks that go offline and come back.
 //!
 //! C header: [`include/linux/memory.h`](srctree/include/linux/memory.h)
 
@@ -42,6 +42,15 @@ pub trait Offline {
     /// The block has gone offline: no page of it is in use, but for those whose memory has failed.
     /// This is the last time that its frames have a `struct page`.
     fn ends(_block: &Block<'_>) {}
+
+    /// The block is about to come online, with a new `struct page` for each of these frames.
+    ///
+    /// # Errors
+    ///
+    /// It stays offline, and who wants it online is told why.
+    fn comes_back(_pfns: Range<usize>) -> Result {
+        Ok(())
+    }
 }
 
 /// The frames of a block that goes offline. While this exists each has a `struct page`.
@@ -123,17 +132,25 @@ impl<T: Offline> Notifier<T> {
 
         const BEGINS: c_ulong = ffi::memory_block_state_MEM_GOING_OFFLINE as c_ulong;
         const ENDS: c_ulong = ffi::memory_block_state_MEM_OFFLINE as c_ulong;
+        const COMES_BACK: c_ulong = ffi::memory_block_state_MEM_GOING_ONLINE as c_ulong;
 
-        if matches!(action, BEGINS | ENDS) {
-            // SAFETY: What the chain passes on for these two, for as long as the call lasts.
-            let block = Block(unsafe { &*data.cast() }, NotThreadSafe);
-            if action == BEGINS {
-                T::begins(&block);
-            } else {
-                T::ends(&block);
-            }
+        const OK: kernel::ffi::c_int = bindings::NOTIFY_OK as kernel::ffi::c_int;
+
+        if !matches!(action, BEGINS | ENDS | COMES_BACK) {
+            return OK;
         }
-        bindings::NOTIFY_OK as kernel::ffi::c_int
+        // SAFETY: What the chain passes on for these three, for as long as the call lasts.
+        let block = Block(unsafe { &*data.cast() }, NotThreadSafe);
+        let result = match action {
+            COMES_BACK => T::comes_back(block.pfns()),
+            BEGINS => Ok(T::begins(&block)),
+            _ => Ok(T::ends(&block)),
+        };
+        match result {
+            Ok(()) => OK,
+            // As notifier_from_errno().
+            Err(e) => bindings::NOTIFY_STOP_MASK as kernel::ffi::c_int | (OK - e.to_errno()),
+        }
     }
 }
 

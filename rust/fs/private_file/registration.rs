@@ -18,15 +18,19 @@ use super::{
 use crate::{
     ffi,
     kvm::Bindings,
-    mm::hotplug::{
-        Block,
-        Notifier,
-        Offline, //
+    mm::{
+        hotplug::{
+            Block,
+            Notifier,
+            Offline, //
+        },
+        uncounted::UNCOUNTED, //
     }, //
 };
 use core::{
     ffi::c_void,
-    marker::PhantomData, //
+    marker::PhantomData,
+    ops::Range, //
 };
 use kernel::{
     bindings,
@@ -140,13 +144,24 @@ impl<T: PrivateFile> Offline for Sweeper<T> {
     fn ends(block: &Block<'_>) {
         // SAFETY: Process context. Whoever is waited for needs nothing of who goes offline.
         unsafe { ffi::privmemfd_helper_failing_sync() };
-        for pfn in block.pfns() {
-            Self::sweep(pfn);
-        }
+        // SAFETY: Frames of a block that goes offline have a `struct page` until after the chain.
+        let failed = |pfn| unsafe { ffi::privmemfd_helper_has_failed(pfn) };
+        block
+            .pfns()
+            .filter(|pfn| failed(*pfn))
+            .for_each(Self::sweep);
+        UNCOUNTED.check(&block.pfns(), failed);
         // Now nobody finds one, but a folio loses its mapping, by which it is found here, before
         // whoever takes it out of its file is through.
         // SAFETY: As above.
         unsafe { ffi::privmemfd_helper_failing_sync() };
+    }
+
+    fn comes_back(pfns: Range<usize>) -> Result {
+        if UNCOUNTED.any_in(&pfns) {
+            return Err(EHWPOISON);
+        }
+        Ok(())
     }
 }
 
@@ -154,7 +169,7 @@ impl<T: PrivateFile> Sweeper<T> {
     fn sweep(pfn: usize) {
         let ops = &T::tables().mapping;
         // SAFETY: Frames of a block that goes offline have a `struct page` until after the chain.
-        let folio = unsafe { ffi::privmemfd_helper_lock_failed_folio(pfn, ops) };
+        let folio = unsafe { ffi::privmemfd_helper_lock_folio_of(pfn, ops) };
         if folio.is_null() {
             return;
         }

@@ -19,8 +19,6 @@ use vmm::{Crew, Exit, Hang, Job, Progress, Vcpu, Vm, VmType};
 use crate::ktap::{note, skip};
 use crate::stuck;
 
-/// Size of [`ballast`]: more than two memory blocks.
-const BALLAST: u64 = 272 << 20;
 /// Bytes in a page.
 pub const PAGE: u64 = 4096;
 /// Bytes in a MiB.
@@ -146,13 +144,6 @@ fn filled_in_movable_zone(size: u64) -> PrivMemFd {
         }
     }
     skip("no ZONE_MOVABLE (boot with movablecore=)");
-}
-
-/// Takes the first pages of ZONE_MOVABLE, until it is dropped. They come from
-/// the end of a node, whose memory blocks hold pages of the kernel's from before
-/// there was a zone, and never go offline.
-pub fn ballast() -> PrivMemFd {
-    filled_in_movable_zone(BALLAST)
 }
 
 /// A seed that differs from run to run; printed.

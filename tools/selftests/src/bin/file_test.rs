@@ -218,6 +218,20 @@ fn fallocate_refuses_ranges() {
         );
     }
     fails(fd.allocate(0..0), libc::EINVAL, "allocate nothing");
+    // As the kernel sees these two, negative and past what any file can have.
+    let last = i64::MAX as u64 / PAGE * PAGE;
+    let negative = u64::MAX - PAGE + 1..u64::MAX;
+    for (range, errno) in [
+        (0..0, libc::EINVAL),
+        (negative, libc::EINVAL),
+        (last..last + PAGE, libc::EFBIG),
+    ] {
+        fails(
+            fd.punch_hole(range.clone()),
+            errno,
+            &format!("punch {range:x?}"),
+        );
+    }
     assert_eq!(fd.stat().unwrap().pages, 0);
 }
 

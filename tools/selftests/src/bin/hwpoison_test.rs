@@ -14,7 +14,7 @@ use selftests::effects::{affects_machine, Effect};
 use selftests::fixtures::{
     done, fails, in_movable_zone, movable, wait_for, Guest, MIB, PAGE, PATIENCE,
 };
-use selftests::hostmem::{mark_failed, offline, unpoison, Failing};
+use selftests::hostmem::{counter, mark_failed, offline, unpoison, Failing};
 use selftests::ktap;
 use selftests::starve::{FailingCopies, Starved};
 use vmm::layout::PRIVATE_BASE as BASE;
@@ -223,7 +223,7 @@ fn marked_pages_leave_with_their_block() {
     let (block, [marked, good, ..]) = spread.offline();
     assert_eq!(spread.fd.stat().unwrap().poisoned, 1);
     spread.is_lost(marked);
-    // mm has not counted the page, and takes the block back.
+    // mm has not counted the page that this test has marked, and takes the block back.
     block.set_state("online_movable").unwrap();
     spread.is_lost(marked);
     spread.is_kept(good);
@@ -235,18 +235,31 @@ fn marked_pages_leave_with_their_block() {
 fn failing_copies_are_failed_pages() {
     const FAIL: u64 = 3;
     let mut spread = Spread::new();
+    let before = spread.fd.pages(0..Spread::SIZE).unwrap();
+    let poisoned = counter("pages_poisoned");
     let copies = FailingCopies::next(FAIL);
-    let _ = spread.offline();
+    let (block, _) = spread.offline();
     assert_eq!(copies.left(), 0);
     let gone = || spread.fd.stat().unwrap().pages == Spread::SIZE / PAGE - FAIL;
     assert!(wait_for(PATIENCE, gone), "{:?}", spread.fd.stat());
     assert_eq!(spread.fd.stat().unwrap().poisoned, FAIL);
+    assert_eq!(counter("pages_poisoned") - poisoned, FAIL);
     let frames = spread.fd.pages(0..Spread::SIZE).unwrap();
-    for (page, _) in frames.iter().enumerate().filter(|(_, f)| f.is_none()) {
-        spread.is_lost(page as u64);
-        spread.heals(page as u64);
+    let gone: Vec<usize> = (0..frames.len()).filter(|n| frames[*n].is_none()).collect();
+    for page in &gone {
+        spread.is_lost(*page as u64);
+        spread.heals(*page as u64);
     }
     assert_eq!(spread.fd.stat().unwrap().poisoned, 0);
+    // Another block may have been tried first. Whether mm has counted them or not:
+    let map = MemoryMap::read().unwrap();
+    let in_block = |page: &usize| map.block_of(before[*page].unwrap()) == block.index;
+    let back = block.set_state("online_movable");
+    if gone.iter().any(in_block) {
+        fails(back, libc::EHWPOISON, "online");
+    } else {
+        back.unwrap();
+    }
 }
 
 /// A block whose pages have failed goes offline, for mm passes such pages over. By

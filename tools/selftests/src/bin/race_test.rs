@@ -14,12 +14,13 @@ use privmemctl::memory::ShortFreeLists;
 use privmemfd_ioctls::PrivMemFd;
 use rustix::process::Signal;
 use selftests::cases;
-use selftests::effects::{affects_machine, Effect};
 use selftests::fixtures::{
     bind_or_skip, child, ended, for_compaction, movable, role, seed, signal, vm, wait_for, Cgroup,
     Guest, MIB, PAGE, PATIENCE,
 };
-use selftests::hostmem::{movable_blocks, pages_relocated, CompactUnevictable, Compactor, Mover};
+use selftests::hostmem::{
+    movable_blocks, offlinable, pages_relocated, CompactUnevictable, Compactor, Mover,
+};
 use selftests::ktap::{self, note};
 use selftests::race::{repeat, Dice};
 use vmm::guest::{ALLOW_ZERO, ANY_ROUND, VERIFY, WRITE};
@@ -37,13 +38,18 @@ fn report(what: &str, count: u64, moved: u64) {
 }
 
 /// A guest at work, pages moving, and `step` again and again.
-fn against(
+fn against(what: &str, flags: u64, patient: bool, step: impl FnMut(&Guest, &PrivMemFd, &mut Dice)) {
+    against_on(movable(SIZE), what, flags, patient, step);
+}
+
+/// The same with this file.
+fn against_on(
+    fd: PrivMemFd,
     what: &str,
     flags: u64,
     patient: bool,
     mut step: impl FnMut(&Guest, &PrivMemFd, &mut Dice),
 ) {
-    let fd = movable(SIZE);
     let mut guest = Guest::new(&fd, 2);
     guest.fill();
     guest.job.flags = WRITE | VERIFY | flags;
@@ -226,12 +232,13 @@ fn vm_destruction() {
     let fd = movable(2 * MIB);
     let mover = Mover::start(&fd);
     let count = repeat(TIME, |_| {
+        // Every guest has its own seed: what the last one left is foreign.
+        fd.punch_hole(0..2 * MIB).unwrap();
         let mut guest = Guest::new(&fd, 2);
         guest.job.flags |= ANY_ROUND | ALLOW_ZERO;
         let crew = guest.run();
         wait_for(PATIENCE, || crew.progress().written > 0);
-        // Every guest has its own seed: what the last one left is foreign.
-        let _ = crew.stop();
+        guest.end(crew);
         drop(guest);
     });
     // On a slow machine it may not have had its turn yet; the pages are there.
@@ -239,20 +246,32 @@ fn vm_destruction() {
     report("made and destroyed a VM", count, mover.end());
 }
 
+/// First the last descriptor goes, then the memslot, which is all that has kept the file since. Only mm
+/// can move the pages of such a file.
 fn file_close() {
-    let mut moved = 0;
-    let count = repeat(TIME, |_| {
-        let fd = movable(2 * MIB);
+    let _allowed = CompactUnevictable::allowed(true);
+    let _lists = ShortFreeLists::new().unwrap();
+    let _compactor = Compactor::start();
+    let (mut moved, mut compacted) = (0, 0);
+    let count = repeat(2 * TIME, |dice| {
+        let fd = for_compaction(2 * MIB);
         let mut guest = Guest::new(&fd, 1);
         guest.fill();
-        let mover = Mover::start(&fd);
-        drop(fd);
         let crew = guest.run();
-        thread::sleep(Duration::from_millis(20));
-        guest.vm.unbind(1).unwrap();
+        let mover = Mover::start(&fd);
+        wait_for(PATIENCE, || mover.moved() > 0);
+        drop(fd);
+        // It has the last.
         moved += mover.end();
-        drop(crew);
+        let before = pages_relocated();
+        thread::sleep(Duration::from_millis(dice.below(40)));
+        guest.end(crew);
+        guest.vm.unbind(1).unwrap();
+        compacted += pages_relocated() - before;
     });
+    note(format!(
+        "{compacted} pages compacted of files that only a memslot had"
+    ));
     report("closed the file", count, moved);
 }
 
@@ -392,14 +411,18 @@ fn sigkill() {
 }
 
 fn offline() {
-    affects_machine(Effect::Offline);
-    against("offlined and onlined", 0, false, |_, fd, _| {
+    let fd = offlinable(SIZE);
+    let mut times = 0;
+    against_on(fd, "tried to take blocks offline", 0, false, |_, fd, _| {
         for (block, _) in movable_blocks(fd, SIZE) {
             if block.set_state("offline").is_ok() {
                 block.set_state("online_movable").unwrap();
+                times += 1;
             }
         }
     });
+    note(format!("{times} blocks offline and online again"));
+    assert!(times > 0, "no block went offline");
 }
 
 fn everything_at_once() {
