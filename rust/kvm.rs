@@ -244,7 +244,7 @@ impl Kvm {
     /// Keeps every VM off the `src` of each move, see `struct kvm_gmem_host_ops`. Where the hardware
     /// has moved the page, `dst` is in the place of `src` afterwards.
     ///
-    /// May sleep; waits for no lock but `kvm->mmu_lock` and allocates nothing.
+    /// May sleep; waits for no lock but `kvm->mmu_lock`, and for no memory.
     ///
     /// # Errors
     ///

@@ -203,7 +203,7 @@ struct kvm_gmem_provider_ops {
  *	      that fault meanwhile wait for the folio lock. Returns 0 and a result
  *	      for each move, or an errno, in which case nothing has changed.
  *	      Callable from address_space_operations.migrate_folio: waits for no
- *	      lock but kvm->mmu_lock and allocates nothing.
+ *	      lock but kvm->mmu_lock, and for no memory.
  */
 struct kvm_gmem_host_ops {
 	size_t size;
