@@ -125,16 +125,24 @@ pub fn can_go_offline(block: &Block) -> bool {
 
 /// A movable file with all its pages, most of them in one block that can go offline.
 pub fn offlinable(size: u64) -> PrivMemFd {
-    filled_offlinable(size, in_movable_zone)
+    filled_offlinable(size, in_movable_zone).0
+}
+
+/// The same, the node that it is on, and what keeps its pages, when they move there, from blocks that
+/// cannot.
+pub fn offlinable_for_long(size: u64) -> (PrivMemFd, Option<u32>, Vec<PrivMemFd>) {
+    let (fd, fillers) = filled_offlinable(size, in_movable_zone);
+    let fullest = movable_blocks(&fd, size).into_iter().max_by_key(|b| b.1);
+    (fd, fullest.and_then(|(block, _)| block.node), fillers)
 }
 
 /// The same on a node.
 pub fn offlinable_on(size: u64, node: u32) -> PrivMemFd {
     let options = Options::new(Mobility::Movable).node(node);
-    filled_offlinable(size, |size| device().create(size, options).unwrap())
+    filled_offlinable(size, |size| device().create(size, options).unwrap()).0
 }
 
-fn filled_offlinable(size: u64, empty: impl Fn(u64) -> PrivMemFd) -> PrivMemFd {
+fn filled_offlinable(size: u64, empty: impl Fn(u64) -> PrivMemFd) -> (PrivMemFd, Vec<PrivMemFd>) {
     affects_machine(Effect::Offline);
     let filled = |size| {
         let fd = empty(size);
@@ -148,7 +156,7 @@ fn filled_offlinable(size: u64, empty: impl Fn(u64) -> PrivMemFd) -> PrivMemFd {
         let fd = filled(size);
         let fullest = movable_blocks(&fd, size).into_iter().max_by_key(|b| b.1);
         if fullest.is_some_and(|(block, _)| can_go_offline(&block)) {
-            return fd;
+            return (fd, fillers);
         }
         filler = (2 * filler).min(MOST_FILLED);
         fillers.extend([fd, filled(filler)]);
@@ -376,6 +384,11 @@ fn is_transient(errno: i32) -> bool {
 impl Mover {
     /// Starts it; any error that contention does not explain is a panic.
     pub fn start(fd: &PrivMemFd) -> Self {
+        Self::start_on(fd, None)
+    }
+
+    /// The same to places on a node.
+    pub fn start_on(fd: &PrivMemFd, node: Option<u32>) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let moved = Arc::new(AtomicU64::new(0));
         let (fd, s, m) = (fd.try_clone().unwrap(), stop.clone(), moved.clone());
@@ -385,7 +398,7 @@ impl Mover {
                 if s.load(Ordering::Relaxed) {
                     break;
                 }
-                match fd.move_range(0..size, None) {
+                match fd.move_range(0..size, node) {
                     Ok(n) => m.fetch_add(n, Ordering::Relaxed),
                     Err(e) if is_transient(e.errno()) => m.fetch_add(e.moved, Ordering::Relaxed),
                     Err(e) => panic!("{e}"),

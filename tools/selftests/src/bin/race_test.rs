@@ -19,7 +19,8 @@ use selftests::fixtures::{
     Guest, MIB, PAGE, PATIENCE,
 };
 use selftests::hostmem::{
-    movable_blocks, offlinable, pages_relocated, CompactUnevictable, Compactor, Mover,
+    can_go_offline, movable_blocks, offlinable_for_long, pages_relocated, CompactUnevictable,
+    Compactor, Mover,
 };
 use selftests::ktap::{self, note};
 use selftests::race::{repeat, Dice};
@@ -39,12 +40,13 @@ fn report(what: &str, count: u64, moved: u64) {
 
 /// A guest at work, pages moving, and `step` again and again.
 fn against(what: &str, flags: u64, patient: bool, step: impl FnMut(&Guest, &PrivMemFd, &mut Dice)) {
-    against_on(movable(SIZE), what, flags, patient, step);
+    against_on(movable(SIZE), None, what, flags, patient, step);
 }
 
-/// The same with this file.
+/// The same with this file, whose pages move to this node.
 fn against_on(
     fd: PrivMemFd,
+    node: Option<u32>,
     what: &str,
     flags: u64,
     patient: bool,
@@ -55,7 +57,7 @@ fn against_on(
     guest.job.flags = WRITE | VERIFY | flags;
     guest.job.patient = patient;
     let crew = guest.run();
-    let mover = Mover::start(&fd);
+    let mover = Mover::start_on(&fd, node);
     let count = repeat(TIME, |dice| {
         // If a vCPU left, Guest::end says why.
         if !crew.any_left() {
@@ -411,16 +413,29 @@ fn sigkill() {
 }
 
 fn offline() {
-    let fd = offlinable(SIZE);
+    let (fd, node, _fillers) = offlinable_for_long(SIZE);
     let mut times = 0;
-    against_on(fd, "tried to take blocks offline", 0, false, |_, fd, _| {
-        for (block, _) in movable_blocks(fd, SIZE) {
-            if block.set_state("offline").is_ok() {
-                block.set_state("online_movable").unwrap();
-                times += 1;
+    against_on(
+        fd,
+        node,
+        "tried to take blocks offline",
+        0,
+        false,
+        |_, fd, _| {
+            for (block, pages) in movable_blocks(fd, SIZE) {
+                if !can_go_offline(&block) {
+                    continue;
+                }
+                match block.set_state("offline") {
+                    Ok(()) => {
+                        block.set_state("online_movable").unwrap();
+                        times += 1;
+                    }
+                    Err(e) => note(format!("memory{} with {pages} pages: {e}", block.index)),
+                }
             }
-        }
-    });
+        },
+    );
     note(format!("{times} blocks offline and online again"));
     assert!(times > 0, "no block went offline");
 }

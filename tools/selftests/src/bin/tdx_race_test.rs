@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use selftests::cases;
 use selftests::fixtures::{movable, PAGE};
-use selftests::hostmem::{movable_blocks, offlinable, Mover};
+use selftests::hostmem::{can_go_offline, movable_blocks, offlinable_for_long, Mover};
 use selftests::ktap::{self, note};
 use selftests::race::{repeat, Dice};
 use selftests::tdx::{device, emulator, pin_to, Crew, Tdx};
@@ -26,10 +26,15 @@ fn report(what: &str, count: u64, moved: u64) {
 }
 
 /// A TD at work, pages moving, and `step` again and again.
-fn against(what: &str, tdx: Tdx, mut step: impl FnMut(&Tdx, &mut Dice)) {
+fn against(what: &str, tdx: Tdx, step: impl FnMut(&Tdx, &mut Dice)) {
+    against_on(None, what, tdx, step);
+}
+
+/// The same, with pages that move to this node.
+fn against_on(node: Option<u32>, what: &str, tdx: Tdx, mut step: impl FnMut(&Tdx, &mut Dice)) {
     let tdx = Arc::new(tdx);
     let crew = Crew::start(&tdx);
-    let mover = Mover::start(&tdx.fd);
+    let mover = Mover::start_on(&tdx.fd, node);
     let count = repeat(TIME, |dice| step(&tdx, dice));
     mover.end();
     crew.goes_on();
@@ -183,13 +188,20 @@ fn close() {
 
 fn offline() {
     let size = 4 * PAGES * PAGE;
-    let tdx = Tdx::on(offlinable(size), 4 * PAGES, 2).boot();
+    let (fd, node, _fillers) = offlinable_for_long(size);
+    let tdx = Tdx::on(fd, 4 * PAGES, 2).boot();
     let mut times = 0;
-    against("tried to take a block offline", tdx, |tdx, _| {
-        for (block, _) in movable_blocks(&tdx.fd, size) {
-            if block.set_state("offline").is_ok() {
-                block.set_state("online_movable").unwrap();
-                times += 1;
+    against_on(node, "tried to take a block offline", tdx, |tdx, _| {
+        for (block, pages) in movable_blocks(&tdx.fd, size) {
+            if !can_go_offline(&block) {
+                continue;
+            }
+            match block.set_state("offline") {
+                Ok(()) => {
+                    block.set_state("online_movable").unwrap();
+                    times += 1;
+                }
+                Err(e) => note(format!("memory{} with {pages} pages: {e}", block.index)),
             }
         }
     });
