@@ -16,7 +16,7 @@
 //! # Context
 //!
 //! The caller holds the file's `invalidate_lock` (shared is enough) and the lock of every folio.
-//! Nothing here allocates or waits for any other lock but `kvm->mmu_lock`, so all of it may run in
+//! Nothing here waits for memory or for any other lock but `kvm->mmu_lock`, so all of it may run in
 //! `migrate_folio`, that is, in direct compaction of a task that holds locks of its own.
 //!
 //! # Races

@@ -10,8 +10,8 @@
 //! An [`Attached`] joins object, `struct file` and mapping. It is made by [`create`] and freed by
 //! the file's release, after the last page has gone. Until then callbacks of the mapping may run:
 //! each of them holds the lock of a folio in the mapping, which release waits for. The folio may leave
-//! the mapping in the callback, so a [`Kept`] is got first; without one, when release has begun, it
-//! does nothing that the object takes part in. The file pins
+//! the mapping in the callback, so a [`Kept`] is got first; without one, when the last reference has
+//! gone and release is due, it does nothing that the object takes part in. The file pins
 //! the module through `file_operations.owner`. The inode may outlive both, when somebody has opened
 //! the file by `/proc` with `O_PATH`: release gives it back the operations it was made with, and a
 //! [`Registration`] waits, when the module goes, for who was just calling ours.
@@ -100,7 +100,7 @@ pub trait PrivateFile: Send + Sync + Sized + 'static {
     /// mm asks to move a folio.
     ///
     /// On success the new one is in the place of the old. May sleep, but only for short; must not wait for
-    /// a lock that a task in direct compaction may hold, and must not allocate.
+    /// a lock that a task in direct compaction may hold, or for memory.
     ///
     /// # Errors
     ///
@@ -198,7 +198,8 @@ impl<T: PrivateFile> Attached<T> {
         unsafe { Mapping::from_raw(self.mapping) }
     }
 
-    /// Keeps the file from going away, unless its release has begun.
+    /// Keeps the file from going away, unless its last reference has gone. Its release may be due in
+    /// this very task, when it returns to user mode.
     pub fn keep(&self) -> Option<Kept<T>> {
         let mut file = self.file;
         // SAFETY: `file` points to a file pointer; memory of files is type-stable, which is what

@@ -12,7 +12,11 @@ use crate::{
     ffi,
     mm::{
         folio::Locked,
-        mapping::Mapping, //
+        mapping::{
+            replace_folio,
+            Lru,
+            Mapping, //
+        }, //
     }, //
 };
 use core::marker::PhantomData;
@@ -212,13 +216,19 @@ impl<T: PrivateFile> FileTables<T> {
     ) -> kernel::ffi::c_int {
         // SAFETY: mm has locked `src`, which is in `mapping` until `T` is asked below.
         let kept = unsafe { Attached::<T>::from_mapping(mapping) }.keep();
-        // The file is being released: what it has goes anyway.
-        let Some(file) = kept else {
-            return EAGAIN.to_errno();
-        };
         // SAFETY: mm has locked both folios and holds references; they are of order 0, since the
         // mapping does not take large ones.
         let (dst, src) = unsafe { (Locked::from_raw(dst), Locked::from_raw(src)) };
+        let Some(file) = kept else {
+            // Nobody has the file any more, so nobody maps the page or wants its content. Release may
+            // be waiting for just this task to go on, and so would mm: the page makes room. There is
+            // one in the file all the time, and its lock is held, so release does wait.
+            return if replace_folio(src, dst, Lru::Isolated) {
+                0
+            } else {
+                EAGAIN.to_errno()
+            };
+        };
         let index = src.index();
         let result = T::migrate(&file, &mut Migration { src, dst });
         // mm believes what it is told, so it is told what is so.

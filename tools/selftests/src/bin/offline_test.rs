@@ -290,10 +290,14 @@ fn blocks_go_offline_at_once() {
     });
 }
 
+/// More pages than are looked at together: who takes the block offline may be the last to have the file,
+/// which then goes when that has ended.
 fn a_file_is_closed_meanwhile() {
+    const SIZE: u64 = 64 * MIB;
     let mut ahead_of = 0;
     for round in 0..10 {
-        let (fd, block, _) = file_in_block();
+        let fd = offlinable(SIZE);
+        let (block, _) = fullest(&fd).expect("a block that can go offline");
         let before = ahead();
         let mut request = offlining(&block);
         thread::sleep(Duration::from_millis(round * 3));
