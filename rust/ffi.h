@@ -20,6 +20,7 @@
 
 #ifdef __BINDGEN__
 /* Macros with casts, which bindgen evaluates only this way. */
+const unsigned long PRIVMEMFD_PAGES_PER_SECTION = PAGES_PER_SECTION;
 const gfp_t PRIVMEMFD_GFP_MOVABLE = GFP_HIGHUSER_MOVABLE;
 const gfp_t PRIVMEMFD_GFP_PINNED = GFP_HIGHUSER;
 const gfp_t PRIVMEMFD_GFP_THISNODE = __GFP_THISNODE | __GFP_NOWARN |
@@ -144,8 +145,8 @@ bool privmemfd_helper_find_folio(unsigned long *pfn, unsigned long end,
 				 struct privmemfd_sighting *found);
 struct folio *privmemfd_helper_trylock_folio_in(unsigned long pfn,
 						const struct address_space *mapping);
-bool privmemfd_helper_folio_test_set_hwpoison(struct folio *folio);
-void privmemfd_helper_test_folio_clear_hwpoison(struct folio *folio);
+bool privmemfd_helper_folio_mark_failed(struct folio *folio);
+void privmemfd_helper_test_folio_unmark_failed(struct folio *folio);
 bool privmemfd_helper_folio_is_unusable(const struct folio *folio);
 bool privmemfd_helper_folio_has_usable_content(const struct folio *folio);
 void privmemfd_helper_folio_set_dirty(struct folio *folio);

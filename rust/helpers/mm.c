@@ -333,20 +333,29 @@ void privmemfd_helper_away(unsigned long pfn, struct privmemfd_placement *away)
 		away->gfp |= __GFP_HIGHMEM;
 }
 
-/* Whether this has marked it: nobody else had, and the kernel deals with such memory. */
-bool privmemfd_helper_folio_test_set_hwpoison(struct folio *folio)
+/*
+ * Marks a folio as failed, as memory_failure() does, with a reference that stays
+ * until it is unpoisoned. Whether this has done so: nobody else had, and the kernel
+ * deals with such memory.
+ */
+bool privmemfd_helper_folio_mark_failed(struct folio *folio)
 {
-	struct page *page = folio_page(folio, 0);
-
-	if (PageHWPoison(page))
+#ifdef CONFIG_MEMORY_FAILURE
+	if (TestSetPageHWPoison(folio_page(folio, 0)))
 		return false;
-	SetPageHWPoison(page);
-	return PageHWPoison(page);
+	folio_get(folio);
+	return true;
+#else
+	return false;
+#endif
 }
 
-void privmemfd_helper_test_folio_clear_hwpoison(struct folio *folio)
+void privmemfd_helper_test_folio_unmark_failed(struct folio *folio)
 {
-	ClearPageHWPoison(folio_page(folio, 0));
+	if (PageHWPoison(folio_page(folio, 0))) {
+		ClearPageHWPoison(folio_page(folio, 0));
+		folio_put(folio);
+	}
 }
 
 bool privmemfd_helper_folio_is_unusable(const struct folio *folio)

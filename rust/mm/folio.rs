@@ -261,7 +261,7 @@ impl Locked {
     /// Does nothing in a kernel that does not deal with such memory.
     pub fn set_failed(&self) {
         // SAFETY: The folio is valid.
-        if unsafe { ffi::privmemfd_helper_folio_test_set_hwpoison(self.as_ptr()) } {
+        if unsafe { ffi::privmemfd_helper_folio_mark_failed(self.as_ptr()) } {
             UNCOUNTED.add(self.pfn());
         }
     }
@@ -335,7 +335,6 @@ impl Drop for LockedFolio {
 /// # Invariants
 ///
 /// The folio was new, known to nobody else, when this object was made, which is the only one for it.
-/// Whoever else knows it since has got it from a move.
 #[must_use = "the folio is free again at once when it is not used"]
 pub struct NewFolio(LockedFolio);
 
@@ -383,9 +382,9 @@ impl Locked {
 
     /// Takes [`Locked::set_failed`] back.
     pub fn test_unset_failed(&self) {
-        // SAFETY: The folio is valid.
-        unsafe { ffi::privmemfd_helper_test_folio_clear_hwpoison(self.as_ptr()) }
-        UNCOUNTED.check(&(self.pfn()..self.pfn() + 1), |_| false);
+        // SAFETY: The folio is valid; a reference is put only where set_failed() has taken one.
+        unsafe { ffi::privmemfd_helper_test_folio_unmark_failed(self.as_ptr()) }
+        UNCOUNTED.test_forget(self.pfn());
     }
 
     /// Speaks for KVM, see [`Folio::is_kept`].

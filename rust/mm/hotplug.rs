@@ -23,13 +23,13 @@ use kernel::{
     }, //
 };
 
-/// What somebody does when a memory block goes offline.
+/// What somebody does when a memory block goes offline, or comes back.
 ///
 /// # Context
 ///
-/// Process context, of whoever takes the block offline: a task that a signal may be pending for, or
+/// Process context, of whoever takes the block offline or online: a task that a signal may be pending for, or
 /// a work item. `device_hotplug_lock`, `mem_hotplug_lock` exclusive and the lock of the chain, shared,
-/// are held, so one block goes offline at a time. May sleep and allocate. Per-CPU lists of free pages
+/// are held, so this is about one block at a time. May sleep and allocate. Per-CPU lists of free pages
 /// of the zone and those of the LRU are off when it begins, and on again when it ends.
 pub trait Offline {
     /// The higher the sooner.
@@ -53,7 +53,7 @@ pub trait Offline {
     }
 }
 
-/// The frames of a block that goes offline. While this exists each has a `struct page`.
+/// The frames of a block that goes offline or comes back. While this exists each has a `struct page`.
 pub struct Block<'a>(&'a ffi::memory_notify, NotThreadSafe);
 
 impl Block<'_> {

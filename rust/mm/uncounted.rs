@@ -1,13 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Frames that have failed, and that mm has not counted.
+//! Where memory has failed that mm has not counted.
 //!
 //! When a memory block comes online, all its frames are as good as new. mm refuses that if it has
 //! counted a failed frame there. It does not count one that somebody else has marked, as a file does
 //! which gives up a page before memory_failure() has come to it
 //! ([`Locked::set_failed`](super::folio::Locked::set_failed)), and exports no function for that. These
-//! are remembered here, for as long as the module is loaded.
+//! are remembered here, for as long as the module is loaded: by the section that they lie in, of which
+//! memory blocks are made.
 
+use crate::ffi;
 use core::ops::Range;
 use kernel::{
     prelude::*,
@@ -19,53 +21,57 @@ use kernel::{
 };
 
 const MOST: usize = 64;
-/// No frame has this number.
+/// No section has this number.
 const NONE: usize = usize::MAX;
 
 /// All of them.
 pub(crate) static UNCOUNTED: Uncounted = Uncounted::new();
 
-/// Frame numbers.
+/// Numbers of sections.
 pub(crate) struct Uncounted {
-    frames: [Atomic<usize>; MOST],
+    sections: [Atomic<usize>; MOST],
     /// There are others.
     more: Atomic<bool>,
+}
+
+fn section(pfn: usize) -> usize {
+    pfn / ffi::PRIVMEMFD_PAGES_PER_SECTION as usize
 }
 
 impl Uncounted {
     const fn new() -> Self {
         Self {
-            frames: [const { Atomic::new(NONE) }; MOST],
+            sections: [const { Atomic::new(NONE) }; MOST],
             more: Atomic::new(false),
         }
     }
 
-    /// Remembers a frame; if there is no room, any frame may be one from now on. Any context.
+    /// Remembers the section of a frame; if there is no room, any may be one from now on. Any context.
     pub(crate) fn add(&self, pfn: usize) {
-        let has_it = |frame: &Atomic<usize>| match frame.cmpxchg(NONE, pfn, Full) {
+        let section = section(pfn);
+        let has_it = |place: &Atomic<usize>| match place.cmpxchg(NONE, section, Full) {
             Ok(_) => true,
-            Err(other) => other == pfn,
+            Err(other) => other == section,
         };
-        if !self.frames.iter().any(has_it) {
-            pr_err!("more than {MOST} frames have failed: no memory block comes online again\n");
+        if !self.sections.iter().any(has_it) {
+            pr_err!("memory has failed in more than {MOST} sections: none comes online again\n");
             self.more.store(true, Relaxed);
         }
     }
 
-    /// Forgets those of `pfns` that are not `failed` any more (`unpoison-pfn`).
-    pub(crate) fn check(&self, pfns: &Range<usize>, failed: impl Fn(usize) -> bool) {
-        for frame in &self.frames {
-            let pfn = frame.load(Relaxed);
-            if pfns.contains(&pfn) && !failed(pfn) {
-                let _ = frame.cmpxchg(pfn, NONE, Full);
-            }
-        }
+    /// Whether one of the frames `pfns`, which are whole sections, may be one.
+    pub(crate) fn any_in(&self, pfns: &Range<usize>) -> bool {
+        let range = section(pfns.start)..section(pfns.end);
+        let inside = |place: &Atomic<usize>| range.contains(&place.load(Relaxed));
+        self.more.load(Relaxed) || self.sections.iter().any(inside)
     }
 
-    /// Whether one of `pfns` may be one.
-    pub(crate) fn any_in(&self, pfns: &Range<usize>) -> bool {
-        let inside = |frame: &Atomic<usize>| pfns.contains(&frame.load(Relaxed));
-        self.more.load(Relaxed) || self.frames.iter().any(inside)
+    /// Forgets the section of a frame.
+    #[cfg(CONFIG_KUNIT = "y")]
+    pub(super) fn test_forget(&self, pfn: usize) {
+        for place in &self.sections {
+            let _ = place.cmpxchg(section(pfn), NONE, Full);
+        }
     }
 }
 
@@ -73,33 +79,28 @@ impl Uncounted {
 mod tests {
     use super::*;
 
-    const BLOCK: Range<usize> = 0x8000..0x10000;
-    const NEXT: Range<usize> = 0x10000..0x18000;
+    const SECTION: usize = ffi::PRIVMEMFD_PAGES_PER_SECTION as usize;
+    const BLOCK: Range<usize> = 2 * SECTION..4 * SECTION;
 
     #[test]
-    fn failed_frames_are_remembered_until_they_are_good_again() {
+    fn sections_with_failed_frames_are_remembered() {
         let uncounted = Uncounted::new();
-        uncounted.add(0x8000);
-        uncounted.add(0xffff);
+        assert!(!uncounted.any_in(&BLOCK));
+        uncounted.add(BLOCK.start - 1);
+        uncounted.add(BLOCK.end);
+        assert!(!uncounted.any_in(&BLOCK));
+        uncounted.add(BLOCK.end - 1);
         assert!(uncounted.any_in(&BLOCK));
-        assert!(!uncounted.any_in(&NEXT));
-        uncounted.check(&BLOCK, |pfn| pfn == 0xffff);
-        assert!(uncounted.any_in(&BLOCK));
-        uncounted.check(&NEXT, |_| false);
-        assert!(uncounted.any_in(&BLOCK));
-        uncounted.check(&BLOCK, |_| false);
+        uncounted.test_forget(BLOCK.end - SECTION);
         assert!(!uncounted.any_in(&BLOCK));
     }
 
     #[test]
-    fn where_there_is_no_room_every_frame_may_have_failed() {
+    fn any_number_of_frames_of_a_section_is_one() {
         let uncounted = Uncounted::new();
-        for pfn in 0..MOST {
-            uncounted.add(pfn);
-            uncounted.add(0);
-        }
+        (0..2 * MOST).for_each(|pfn| uncounted.add(pfn));
         assert!(!uncounted.any_in(&BLOCK));
-        uncounted.add(MOST);
+        (0..MOST).for_each(|nr| uncounted.add((8 + nr) * SECTION));
         assert!(uncounted.any_in(&BLOCK));
     }
 }

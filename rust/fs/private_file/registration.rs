@@ -150,7 +150,6 @@ impl<T: PrivateFile> Offline for Sweeper<T> {
             .pfns()
             .filter(|pfn| failed(*pfn))
             .for_each(Self::sweep);
-        UNCOUNTED.check(&block.pfns(), failed);
         // Now nobody finds one, but a folio loses its mapping, by which it is found here, before
         // whoever takes it out of its file is through.
         // SAFETY: As above.
