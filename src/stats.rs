@@ -54,7 +54,7 @@ pub(crate) struct Totals {
     pub(crate) files_created_kvm: Counter,
     pub(crate) slots_bound: Counter,
     pub(crate) slots_unbound: Counter,
-    /// Pages that failed, see `file::aops`.
+    /// Pages that failed, see `file::lost`.
     pub(crate) pages_poisoned: Counter,
     pub(crate) relocations: Relocations,
     /// Of those that are done: out of a block that went offline, before mm asked for them.

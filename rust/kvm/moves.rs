@@ -189,6 +189,11 @@ pub struct Quiesced<'a, O: Origin> {
 }
 
 impl<O: Origin> Quiesced<'_, O> {
+    /// Whether nobody uses the new folio. It does not get into a file without its lock, which is held.
+    fn dst_is_free(&self) -> bool {
+        self.dst.mapping().is_null()
+    }
+
     /// Whether the content is in the new folio, and guests use it there.
     pub fn is_moved(&self) -> bool {
         self.content == Content::Moved
@@ -199,9 +204,9 @@ impl<O: Origin> Quiesced<'_, O> {
     /// # Errors
     ///
     /// `EHWPOISON`: the memory of the old folio has failed, or the TDX module keeps it. `EINVAL`: the
-    /// hardware has moved it.
+    /// hardware has moved it, or the new folio is in a file by another move of the two.
     pub fn copy(&mut self) -> Result {
-        if self.is_moved() {
+        if self.is_moved() || !self.dst_is_free() {
             return Err(EINVAL);
         }
         if self.src.is_unusable() {
@@ -237,7 +242,7 @@ impl<O: Origin> Quiesced<'_, O> {
 
 impl<O: Origin> Drop for Quiesced<'_, O> {
     fn drop(&mut self) {
-        if matches!(self.content, Content::Partial | Content::Copied) {
+        if matches!(self.content, Content::Partial | Content::Copied) && self.dst_is_free() {
             self.dst.clear();
         }
     }

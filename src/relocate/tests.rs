@@ -290,6 +290,25 @@ mod transaction {
             moves[0].take()?.commit()?;
         }
         assert_eq!(pfn_now(&file), Some(one.1.pfn()));
+        {
+            // The same move, asked for twice.
+            let mut moves = [Move::<'_, InPlace>::new(&mut two.0, &mut two.1)];
+            moves[0].test_end(0);
+            let mut late = moves[0].take()?;
+            let mut copied = {
+                moves[0].test_end(0);
+                moves[0].take()?
+            };
+            copied.copy()?;
+            moves[0].test_end(1);
+            moves[0].take()?.commit()?;
+            assert_eq!(late.copy(), Err(EINVAL));
+            assert_eq!(copied.commit(), Err(EINVAL));
+            drop(late);
+        }
+        assert!(two.1.test_all(OLD));
+        drop(two);
+        let mut two = pair(&file, 1)?;
         let mut again = [Move::<'_, InPlace>::new(&mut two.0, &mut one.1)];
         assert_eq!(KVM.relocate(&*file, &mut again, &held), Err(EINVAL));
         drop(again);
