@@ -185,7 +185,7 @@ impl PrivateFile for PrivMem {
     }
 
     fn deferred(file: &Attachment) {
-        lost::tell(file);
+        lost::tell(file, 0..usize::MAX);
     }
 
     fn show_fdinfo(file: &Attachment, m: &SeqFile) {

@@ -5,6 +5,7 @@
 use super::{
     get_folio,
     guests::keep_guests_off,
+    lost,
     Attachment, //
 };
 use core::ops::Range;
@@ -54,9 +55,13 @@ pub(crate) fn drop_kept(file: &Attachment, pages: Range<usize>) {
 /// range empty already. Does not fail.
 pub(super) fn punch_hole(file: &Attachment, pages: Range<usize>) -> Result {
     let mapping = file.mapping();
+    // Else what has failed would be erased and free, and mm might never hear of it.
+    lost::tell(file, pages.clone());
     for part in mapping.chunks(pages) {
         let held = mapping.lock_exclusive();
-        keep_guests_off(file, part.clone(), &held)?.truncate();
+        let off = keep_guests_off(file, part.clone(), &held)?;
+        lost::give_up_suspects(file, part.clone());
+        off.truncate();
         // Last: what is lost meanwhile is in the hole as well.
         file.object().lost.clear(part, |_| true);
     }

@@ -203,9 +203,9 @@ impl Lost {
         self.for_each(pages, |_, loss| !forget(loss));
     }
 
-    fn first_suspect(&self, from: usize) -> Option<usize> {
+    fn first_suspect(&self, pages: Range<usize>) -> Option<usize> {
         let mut first = None;
-        self.for_each(from..usize::MAX, |index, loss| {
+        self.for_each(pages, |index, loss| {
             if first.is_none() && matches!(loss, Loss::Suspect { .. }) {
                 first = Some(index);
             }
@@ -303,14 +303,26 @@ fn leave(file: &Attachment, folio: &Locked) {
     }
 }
 
-/// Tells mm of the pages that could not be copied.
-pub(super) fn tell(file: &Attachment) {
+/// Tells mm of the pages in a range that could not be copied. May sleep: waits for mm.
+pub(super) fn tell(file: &Attachment, mut pages: Range<usize>) {
     let lost = &file.object().lost;
-    let mut next = 0;
-    while let Some(index) = lost.first_suspect(next) {
-        next = index + 1;
+    while let Some(index) = lost.first_suspect(pages.clone()) {
+        pages.start = index + 1;
         if tell_of(file, index).is_some() {
             unmap(file, index);
+        }
+    }
+}
+
+/// Pages in a range that could not be copied are about to be truncated, and mm, which was told of others
+/// already, has not been told of them: nobody gets them. The lock is held exclusive, and guests are off.
+pub(super) fn give_up_suspects(file: &Attachment, mut pages: Range<usize>) {
+    let lost = &file.object().lost;
+    while let Some(index) = lost.first_suspect(pages.clone()) {
+        pages.start = index + 1;
+        if let Some(folio) = file.mapping().lock_folio(index) {
+            folio.set_failed();
+            leave(file, &folio);
         }
     }
 }
