@@ -227,6 +227,11 @@ impl Guest {
         self.once(VERIFY)
     }
 
+    /// The same, and other cells may be right as well: `ALLOW_ZERO`, `ANY_ROUND`.
+    pub fn verify_allowing(&mut self, flags: u64) -> Progress {
+        self.once(VERIFY | flags)
+    }
+
     fn once(&mut self, flags: u64) -> Progress {
         let job = Job {
             flags: flags | ONCE,

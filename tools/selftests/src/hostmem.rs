@@ -109,10 +109,15 @@ pub fn movable_blocks(fd: &PrivMemFd, size: u64) -> Vec<(Block, u64)> {
         .collect()
 }
 
-/// Whether a block has nothing that the kernel took before there was a zone for what can move:
-/// others never go offline.
+/// Whether a block has nothing that the kernel took before there was a zone for what can move, and no
+/// part of a CMA area: others never go offline.
 pub fn can_go_offline(block: &Block) -> bool {
     let pages = MemoryMap::read().unwrap().block_pages();
+    let frames = block.index * pages..(block.index + 1) * pages;
+    let is_here = |area: &Range<u64>| area.start < frames.end && frames.start < area.end;
+    if cma_frames().iter().any(is_here) {
+        return false;
+    }
     let mut flags = vec![0; pages as usize * 8];
     let file = File::open("/proc/kpageflags").unwrap();
     file.read_exact_at(&mut flags, block.index * pages * 8)
@@ -162,6 +167,25 @@ fn filled_offlinable(size: u64, empty: impl Fn(u64) -> PrivMemFd) -> (PrivMemFd,
         fillers.extend([fd, filled(filler)]);
     }
     skip("no block of movable memory can go offline");
+}
+
+/// Takes the blocks that have pages of a file offline, those that can go, and back online; says how many
+/// went.
+pub fn offline_and_back(fd: &PrivMemFd, size: u64) -> u64 {
+    let mut gone = 0;
+    for (block, pages) in movable_blocks(fd, size) {
+        if !can_go_offline(&block) {
+            continue;
+        }
+        match block.set_state("offline") {
+            Ok(()) => {
+                block.set_state("online_movable").unwrap();
+                gone += 1;
+            }
+            Err(e) => note(format!("memory{} with {pages} pages: {e}", block.index)),
+        }
+    }
+    gone
 }
 
 /// A process, of a program that answers to [`offlining_role`], that takes a block offline, and ends

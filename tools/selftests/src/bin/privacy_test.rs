@@ -14,12 +14,12 @@ use privmemctl::memory::ShortFreeLists;
 use privmemfd_ioctls::PrivMemFd;
 use selftests::cases;
 use selftests::fixtures::{
-    child, for_compaction, movable, role, seed, signal, wait_for, Guest, PAGE, PATIENCE,
+    child, for_compaction, movable, role, seed, signal, wait_for, Guest, MIB, PAGE, PATIENCE,
 };
 use selftests::hostmem::{
     can_go_offline, compact, movable_blocks, offlinable, unpoison, until_moved, CompactUnevictable,
 };
-use selftests::ktap::{self, skip};
+use selftests::ktap::{self, note, skip};
 use selftests::starve::FailingCopies;
 use selftests::tdx::emulator::Faults;
 use selftests::tdx::Tdx;
@@ -70,7 +70,8 @@ fn secretive(fd: &PrivMemFd) -> Guest {
 }
 
 fn frames(fd: &PrivMemFd) -> Vec<u64> {
-    fd.pages(0..SIZE).unwrap().into_iter().flatten().collect()
+    let size = fd.stat().unwrap().size;
+    fd.pages(0..size).unwrap().into_iter().flatten().collect()
 }
 
 /// Panics unless content is in these pages, all of it, and nowhere else.
@@ -123,21 +124,40 @@ fn moved() {
     only_in(&frames(&fd), "moved by mm");
 }
 
+/// What stays lies among holes.
+fn punch_every_other_page(fd: &PrivMemFd) {
+    for offset in (0..fd.stat().unwrap().size).step_by(2 * PAGE as usize) {
+        fd.punch_hole(offset..offset + PAGE).unwrap();
+    }
+}
+
 fn compacted() {
     let _allowed = CompactUnevictable::allowed(true);
     let _lists = ShortFreeLists::new().unwrap();
+    let mut first = false;
     until_moved(|| {
+        // Compaction fills the holes of one piece of 2 MiB with pages of another, and the file is
+        // small: what it would have to move takes long to search for. Another file has the other
+        // pieces, now behind it, now before it.
+        let other = || {
+            let fd = for_compaction(16 * MIB);
+            fd.allocate(0..16 * MIB).unwrap();
+            fd
+        };
+        first = !first;
+        let before = (!first).then(other);
         let fd = for_compaction(SIZE);
         let guest = secretive(&fd);
-        // What stays lies among holes.
-        for offset in (0..SIZE).step_by(2 * PAGE as usize) {
-            fd.punch_hole(offset..offset + PAGE).unwrap();
-        }
+        let behind = first.then(other);
+        let others = before.iter().chain(&behind);
+        others.chain([&fd]).for_each(punch_every_other_page);
         compact();
-        only_in(&frames(&fd), "compacted");
         let moved = fd.stat().unwrap().relocated;
-        drop((guest, fd));
-        only_in(&[], "closed");
+        if moved > 0 {
+            only_in(&frames(&fd), "compacted");
+            drop((guest, fd));
+            only_in(&[], "closed");
+        }
         moved
     });
 }
@@ -145,10 +165,13 @@ fn compacted() {
 fn offline() {
     let fd = offlinable(SIZE);
     let guest = secretive(&fd);
-    let mut blocks = movable_blocks(&fd, SIZE);
-    blocks.retain(|(block, _)| can_go_offline(block));
-    let (block, pages) = blocks.first().expect("a block that can go offline");
-    block.set_state("offline").unwrap();
+    let blocks = movable_blocks(&fd, SIZE);
+    let gone = blocks.iter().find(|(block, _)| {
+        let gone = can_go_offline(block).then(|| block.set_state("offline"));
+        note(format!("memory{}: {gone:?}", block.index));
+        gone.is_some_and(|gone| gone.is_ok())
+    });
+    let (block, pages) = gone.expect("no block goes offline, see above");
     let moved = fd.stat().unwrap().relocated;
     assert!(moved >= *pages, "{moved} of {pages} pages moved");
     only_in(&frames(&fd), "while a block is offline");

@@ -19,8 +19,7 @@ use selftests::fixtures::{
     Guest, MIB, PAGE, PATIENCE,
 };
 use selftests::hostmem::{
-    can_go_offline, movable_blocks, offlinable_for_long, pages_relocated, CompactUnevictable,
-    Compactor, Mover,
+    offlinable_for_long, offline_and_back, pages_relocated, CompactUnevictable, Compactor, Mover,
 };
 use selftests::ktap::{self, note};
 use selftests::race::{repeat, Dice};
@@ -254,27 +253,38 @@ fn file_close() {
     let _allowed = CompactUnevictable::allowed(true);
     let _lists = ShortFreeLists::new().unwrap();
     let _compactor = Compactor::start();
-    let (mut moved, mut compacted) = (0, 0);
-    let count = repeat(2 * TIME, |dice| {
-        let fd = for_compaction(2 * MIB);
+    let mut dice = Dice::new();
+    let (mut closes, mut moved, mut compacted) = (0, 0, 0);
+    let end = Instant::now() + PATIENCE;
+    while closes < 3 && Instant::now() < end {
+        let fd = for_compaction(SIZE);
         let mut guest = Guest::new(&fd, 1);
         guest.fill();
         let crew = guest.run();
         let mover = Mover::start(&fd);
         wait_for(PATIENCE, || mover.moved() > 0);
-        drop(fd);
-        // It has the last.
         moved += mover.end();
-        let before = pages_relocated();
-        thread::sleep(Duration::from_millis(dice.below(40)));
         guest.end(crew);
+        // What stays lies among holes.
+        for offset in (0..SIZE).step_by(2 * PAGE as usize) {
+            fd.punch_hole(offset..offset + PAGE).unwrap();
+        }
+        drop(fd);
+        let before = pages_relocated();
+        if !wait_for(Duration::from_secs(10), || pages_relocated() > before) {
+            continue;
+        }
+        guest.verify_allowing(ALLOW_ZERO | ANY_ROUND);
+        thread::sleep(Duration::from_micros(dice.below(500)));
         guest.vm.unbind(1).unwrap();
         compacted += pages_relocated() - before;
-    });
+        closes += 1;
+    }
     note(format!(
         "{compacted} pages compacted of files that only a memslot had"
     ));
-    report("closed the file", count, moved);
+    assert!(compacted > 0, "compaction moved nothing");
+    report("closed the file", closes, moved);
 }
 
 /// Nobody but mm knows the pages that it moves when their file goes.
@@ -415,27 +425,14 @@ fn sigkill() {
 fn offline() {
     let (fd, node, _fillers) = offlinable_for_long(SIZE);
     let mut times = 0;
-    against_on(
-        fd,
-        node,
-        "tried to take blocks offline",
-        0,
-        false,
-        |_, fd, _| {
-            for (block, pages) in movable_blocks(fd, SIZE) {
-                if !can_go_offline(&block) {
-                    continue;
-                }
-                match block.set_state("offline") {
-                    Ok(()) => {
-                        block.set_state("online_movable").unwrap();
-                        times += 1;
-                    }
-                    Err(e) => note(format!("memory{} with {pages} pages: {e}", block.index)),
-                }
-            }
-        },
-    );
+    let end = Instant::now() + PATIENCE;
+    let step = |_: &Guest, fd: &PrivMemFd, _: &mut Dice| loop {
+        times += offline_and_back(fd, SIZE);
+        if times > 0 || Instant::now() > end {
+            break;
+        }
+    };
+    against_on(fd, node, "tried to take blocks offline", 0, false, step);
     note(format!("{times} blocks offline and online again"));
     assert!(times > 0, "no block went offline");
 }

@@ -8,8 +8,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use selftests::cases;
-use selftests::fixtures::{movable, PAGE};
-use selftests::hostmem::{can_go_offline, movable_blocks, offlinable_for_long, Mover};
+use selftests::fixtures::{movable, PAGE, PATIENCE};
+use selftests::hostmem::{
+    offlinable_for_long, offline_and_back, CompactUnevictable, Compactor, Mover,
+};
 use selftests::ktap::{self, note};
 use selftests::race::{repeat, Dice};
 use selftests::tdx::{device, emulator, pin_to, Crew, Tdx};
@@ -166,6 +168,8 @@ fn destruction() {
 
 /// First the last descriptor goes, then the TD, which is all that has kept the file since.
 fn close() {
+    let _allowed = CompactUnevictable::allowed(true);
+    let _compactor = Compactor::start();
     let mut moved = 0;
     let count = repeat(TIME, |dice| {
         let fd = movable(64 * PAGE);
@@ -191,18 +195,11 @@ fn offline() {
     let (fd, node, _fillers) = offlinable_for_long(size);
     let tdx = Tdx::on(fd, 4 * PAGES, 2).boot();
     let mut times = 0;
-    against_on(node, "tried to take a block offline", tdx, |tdx, _| {
-        for (block, pages) in movable_blocks(&tdx.fd, size) {
-            if !can_go_offline(&block) {
-                continue;
-            }
-            match block.set_state("offline") {
-                Ok(()) => {
-                    block.set_state("online_movable").unwrap();
-                    times += 1;
-                }
-                Err(e) => note(format!("memory{} with {pages} pages: {e}", block.index)),
-            }
+    let end = Instant::now() + PATIENCE;
+    against_on(node, "tried to take a block offline", tdx, |tdx, _| loop {
+        times += offline_and_back(&tdx.fd, size);
+        if times > 0 || Instant::now() > end {
+            break;
         }
     });
     note(format!("{times} blocks offline and online again"));
