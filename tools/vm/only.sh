@@ -16,6 +16,7 @@ program=${words[0]}
 if [ ! -f "$TOP/tools/selftests/src/bin/$program.rs" ]; then
 	die "no test program $program" "there are: $(cd "$TOP/tools/selftests/src/bin" && echo *_test.rs | sed 's/\.rs//g')"
 fi
+only_one
 prepare "$flavour"
 # All of memory is searched.
 [ "$program" != privacy_test ] || MEMORY=4G COMMAND_LINE=${COMMAND_LINE/movablecore=4G/movablecore=2G}

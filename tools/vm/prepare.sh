@@ -16,6 +16,13 @@ VM_OPTIONS=()
 # VM_EXITS=1 in the environment: keep a log of VM exits (testing.rst).
 [ -z "${VM_EXITS:-}" ] || VM_OPTIONS+=(--vm-exits)
 
+# only_one: ends the script if it is running in this checkout already, for its logs are at one place.
+only_one() {
+	mkdir -p "$BUILD"
+	exec 9>"$BUILD/${0##*/}.lock"
+	flock -n 9 || die "another ${0##*/} is running in this checkout" "wait for its end, or use another checkout"
+}
+
 # prepare plain|debug|kcsan|rt|stock: everything up to, but without, the boot. Sets KERNEL,
 # the build folder or, of stock, the image, KDIR, KVM_MODULES, MODULE and TEST_MODULES, and
 # KERNEL_MODULES, the kernel's own that jobs load. The programs are built meanwhile: much of the

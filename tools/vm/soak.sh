@@ -40,6 +40,7 @@ shorten() {
 	done
 }
 
+only_one
 rm -rf "$OUT" "$BUILD/soak.json"
 mkdir -p "$OUT"
 prepare "$([ -n "${DEBUG:-}" ] && echo debug || echo plain)"

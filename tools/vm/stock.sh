@@ -12,6 +12,7 @@ set -euo pipefail
 OUT=$BUILD/stock
 LIMIT=2400
 
+only_one
 rm -rf "$OUT" "$BUILD/stock.json"
 mkdir -p "$OUT"
 prepare stock

@@ -19,6 +19,8 @@ declare -A LIMIT=([own]=2400 [served]=1500 [unserved]=1500 [unpatched]=900 [tdx]
 	[areas]=300 [one]=300 [act1]=600)
 WORKERS=2
 
+only_one
+
 # Whatever ends this script early is a failure, and says so in the same form.
 summary="0 passed, 1 failed, 0 skipped"
 trap 'status=$?; trap - EXIT; [ -e "$OUT/summary" ] || echo "$summary" | tee "$OUT/summary"; exit $status' EXIT
