@@ -14,7 +14,7 @@ use selftests::effects::{affects_machine, Effect};
 use selftests::fixtures::{
     done, fails, in_movable_zone, movable, wait_for, Guest, MIB, PAGE, PATIENCE,
 };
-use selftests::hostmem::{counter, mark_failed, offline, unpoison, Failing};
+use selftests::hostmem::{counter, heal, mark_failed, offline, unpoison, Failing};
 use selftests::ktap;
 use selftests::starve::{FailingCopies, Starved};
 use vmm::layout::PRIVATE_BASE as BASE;
@@ -231,6 +231,19 @@ fn marked_pages_leave_with_their_block() {
     assert_eq!(spread.fd.stat().unwrap().poisoned, 0);
 }
 
+/// A request cannot read a page: mm is told, and takes it out of the file, which nobody else asks for.
+fn unreadable_pages_are_told_of() {
+    let fd = movable(MIB);
+    let mut guest = Guest::new(&fd, 1);
+    guest.fill();
+    let before = fd.pages(0..MIB).unwrap();
+    let copies = FailingCopies::next(1);
+    let moved = fd.move_range(0..MIB, None);
+    drop(copies);
+    assert_eq!(moved.map_err(|e| e.errno()), Err(libc::EHWPOISON));
+    heal(&fd, &mut guest, &before, 1);
+}
+
 /// Pages that mm wants to move, and whose copy fails, leave the file as well.
 fn failing_copies_are_failed_pages() {
     const FAIL: u64 = 3;
@@ -303,6 +316,7 @@ fn main() -> ExitCode {
         "failing needs no memory and no lock" => failing_needs_no_memory_and_no_lock,
         "unpoisoned memory is used again" => unpoisoned_memory_is_used_again,
         "marked pages leave with their block" => marked_pages_leave_with_their_block,
+        "a page that a request cannot read leaves by itself" => unreadable_pages_are_told_of,
         "copies that fail are failed pages" => failing_copies_are_failed_pages,
         "failed pages are gone before their block" => failed_pages_are_gone_before_their_block,
     ])
