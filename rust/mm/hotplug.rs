@@ -141,16 +141,17 @@ impl<T: Offline> Notifier<T> {
         }
         // SAFETY: What the chain passes on for these three, for as long as the call lasts.
         let block = Block(unsafe { &*data.cast() }, NotThreadSafe);
-        let result = match action {
-            COMES_BACK => T::comes_back(block.pfns()),
-            BEGINS => Ok(T::begins(&block)),
-            _ => Ok(T::ends(&block)),
-        };
-        match result {
-            Ok(()) => OK,
-            // As notifier_from_errno().
-            Err(e) => bindings::NOTIFY_STOP_MASK as kernel::ffi::c_int | (OK - e.to_errno()),
+        match action {
+            BEGINS => T::begins(&block),
+            ENDS => T::ends(&block),
+            _ => {
+                if let Err(e) = T::comes_back(block.pfns()) {
+                    // As notifier_from_errno().
+                    return bindings::NOTIFY_STOP_MASK as kernel::ffi::c_int | (OK - e.to_errno());
+                }
+            }
         }
+        OK
     }
 }
 

@@ -35,7 +35,7 @@ pub(crate) struct Uncounted {
 }
 
 fn section(pfn: usize) -> usize {
-    pfn / ffi::PRIVMEMFD_PAGES_PER_SECTION as usize
+    pfn / ffi::PRIVMEMFD_PAGES_PER_SECTION
 }
 
 impl Uncounted {
@@ -79,7 +79,7 @@ impl Uncounted {
 mod tests {
     use super::*;
 
-    const SECTION: usize = ffi::PRIVMEMFD_PAGES_PER_SECTION as usize;
+    const SECTION: usize = ffi::PRIVMEMFD_PAGES_PER_SECTION;
     const BLOCK: Range<usize> = 2 * SECTION..4 * SECTION;
 
     #[test]

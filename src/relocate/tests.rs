@@ -311,7 +311,6 @@ mod transaction {
         let mut two = pair(&file, 1)?;
         let mut again = [Move::<'_, InPlace>::new(&mut two.0, &mut one.1)];
         assert_eq!(KVM.relocate(&*file, &mut again, &held), Err(EINVAL));
-        drop(again);
 
         two.1.set_failed();
         if !two.1.is_unusable() {

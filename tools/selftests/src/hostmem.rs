@@ -33,6 +33,13 @@ pub fn compact() {
     fs::write("/proc/sys/vm/compact_memory", "1").unwrap();
 }
 
+/// Compaction moves what lies among holes: every other page of a file goes.
+pub fn punch_every_other_page(fd: &PrivMemFd) {
+    for offset in (0..fd.stat().unwrap().size).step_by(2 * PAGE as usize) {
+        fd.punch_hole(offset..offset + PAGE).unwrap();
+    }
+}
+
 /// Has compaction bring what lies in movable memory to where it wants it, so that the next
 /// time it is about pages that came later. Else others may take the holes that are meant
 /// for these.

@@ -11,8 +11,8 @@ use selftests::fixtures::{
     device, ended, fails, file, for_compaction, movable, two_nodes, Guest, MIB, PAGE, PATIENCE,
 };
 use selftests::hostmem::{
-    can_go_offline, cma_frames, compact, movable_blocks, offlinable, until_moved,
-    CompactUnevictable,
+    can_go_offline, cma_frames, compact, movable_blocks, offlinable, punch_every_other_page,
+    until_moved, CompactUnevictable,
 };
 use selftests::ktap::{self, note, skip};
 
@@ -129,7 +129,7 @@ fn compacted_below_a_guest() -> u64 {
     let fd = for_compaction(2 * SIZE);
     let mut guest = Guest::new(&fd, 1);
     guest.fill();
-    punch_every_other_page(&fd, 2 * SIZE);
+    punch_every_other_page(&fd);
     let before = fd.stat().unwrap();
     for _ in 0..10 {
         compact();
@@ -148,20 +148,13 @@ fn compacted_below_a_guest() -> u64 {
     after.relocated
 }
 
-/// What stays lies among holes.
-fn punch_every_other_page(fd: &PrivMemFd, size: u64) {
-    for offset in (0..size).step_by(2 * PAGE as usize) {
-        fd.punch_hole(offset..offset + PAGE).unwrap();
-    }
-}
-
 /// Files look unevictable to mm.
 fn compaction_heeds_its_sysctl() {
     let _lists = ShortFreeLists::new().unwrap();
     until_moved(|| {
         let fd = for_compaction(2 * SIZE);
         fd.allocate(0..2 * SIZE).unwrap();
-        punch_every_other_page(&fd, 2 * SIZE);
+        punch_every_other_page(&fd);
         let moved_when = |allowed| {
             let _sysctl = CompactUnevictable::allowed(allowed);
             compact();

@@ -17,7 +17,8 @@ use selftests::fixtures::{
     child, for_compaction, movable, role, seed, signal, wait_for, Guest, MIB, PAGE, PATIENCE,
 };
 use selftests::hostmem::{
-    can_go_offline, compact, movable_blocks, offlinable, unpoison, until_moved, CompactUnevictable,
+    can_go_offline, compact, movable_blocks, offlinable, punch_every_other_page, unpoison,
+    until_moved, CompactUnevictable,
 };
 use selftests::ktap::{self, note, skip};
 use selftests::starve::FailingCopies;
@@ -122,13 +123,6 @@ fn moved() {
         .zip(&old)
         .all(|(new, old)| new != old));
     only_in(&frames(&fd), "moved by mm");
-}
-
-/// What stays lies among holes.
-fn punch_every_other_page(fd: &PrivMemFd) {
-    for offset in (0..fd.stat().unwrap().size).step_by(2 * PAGE as usize) {
-        fd.punch_hole(offset..offset + PAGE).unwrap();
-    }
 }
 
 fn compacted() {

@@ -19,7 +19,8 @@ use selftests::fixtures::{
     Guest, MIB, PAGE, PATIENCE,
 };
 use selftests::hostmem::{
-    offlinable_for_long, offline_and_back, pages_relocated, CompactUnevictable, Compactor, Mover,
+    offlinable_for_long, offline_and_back, pages_relocated, punch_every_other_page,
+    CompactUnevictable, Compactor, Mover,
 };
 use selftests::ktap::{self, note};
 use selftests::race::{repeat, Dice};
@@ -247,17 +248,34 @@ fn vm_destruction() {
     report("made and destroyed a VM", count, mover.end());
 }
 
-/// First the last descriptor goes, then the memslot, which is all that has kept the file since. Only mm
-/// can move the pages of such a file.
-fn file_close() {
+/// Compaction moves pages of a file which only what `keep` makes of it has still; then that goes, by
+/// `close`. Nobody but mm knows the pages.
+fn compacted_at_the_end<T>(mut keep: impl FnMut(PrivMemFd) -> T, mut close: impl FnMut(T)) {
     let _allowed = CompactUnevictable::allowed(true);
     let _lists = ShortFreeLists::new().unwrap();
     let _compactor = Compactor::start();
     let mut dice = Dice::new();
-    let (mut closes, mut moved, mut compacted) = (0, 0, 0);
+    let (mut closes, mut moved) = (0, 0);
     let end = Instant::now() + PATIENCE;
     while closes < 3 && Instant::now() < end {
-        let fd = for_compaction(SIZE);
+        let kept = keep(for_compaction(SIZE));
+        let before = pages_relocated();
+        if !wait_for(Duration::from_secs(10), || pages_relocated() > before) {
+            continue;
+        }
+        thread::sleep(Duration::from_micros(dice.below(500)));
+        close(kept);
+        moved += pages_relocated() - before;
+        closes += 1;
+    }
+    note(format!("{closes} closed, {moved} pages compacted"));
+    assert!(closes > 0, "compaction moved nothing");
+}
+
+/// First the last descriptor goes, then the memslot, which is all that has kept the file since.
+fn file_close() {
+    let mut moved = 0;
+    let in_a_memslot = |fd: PrivMemFd| {
         let mut guest = Guest::new(&fd, 1);
         guest.fill();
         let crew = guest.run();
@@ -265,57 +283,23 @@ fn file_close() {
         wait_for(PATIENCE, || mover.moved() > 0);
         moved += mover.end();
         guest.end(crew);
-        // What stays lies among holes.
-        for offset in (0..SIZE).step_by(2 * PAGE as usize) {
-            fd.punch_hole(offset..offset + PAGE).unwrap();
-        }
-        drop(fd);
-        let before = pages_relocated();
-        if !wait_for(Duration::from_secs(10), || pages_relocated() > before) {
-            continue;
-        }
+        punch_every_other_page(&fd);
+        guest
+    };
+    compacted_at_the_end(in_a_memslot, |mut guest| {
         guest.verify_allowing(ALLOW_ZERO | ANY_ROUND);
-        thread::sleep(Duration::from_micros(dice.below(500)));
         guest.vm.unbind(1).unwrap();
-        compacted += pages_relocated() - before;
-        closes += 1;
-    }
-    note(format!(
-        "{compacted} pages compacted of files that only a memslot had"
-    ));
-    assert!(compacted > 0, "compaction moved nothing");
-    report("closed the file", closes, moved);
+    });
+    assert!(moved > 0, "nothing moved on request");
 }
 
-/// Nobody but mm knows the pages that it moves when their file goes.
 fn last_close() {
-    const CLOSES: u64 = 3;
-    let _allowed = CompactUnevictable::allowed(true);
-    let _lists = ShortFreeLists::new().unwrap();
-    let _compactor = Compactor::start();
-    let mut dice = Dice::new();
-    let (mut closes, mut moved) = (0, 0);
-    let end = Instant::now() + PATIENCE;
-    while closes < CLOSES && Instant::now() < end {
-        // Every other page goes: what stays lies among holes.
-        let fd = for_compaction(SIZE);
+    let filled = |fd: PrivMemFd| {
         fd.allocate(0..SIZE).unwrap();
-        for offset in (0..SIZE).step_by(2 * PAGE as usize) {
-            fd.punch_hole(offset..offset + PAGE).unwrap();
-        }
-        let before = pages_relocated();
-        if !wait_for(Duration::from_secs(10), || pages_relocated() > before) {
-            continue;
-        }
-        thread::sleep(Duration::from_micros(dice.below(500)));
-        drop(fd);
-        moved += pages_relocated() - before;
-        closes += 1;
-    }
-    note(format!(
-        "{closes} times closed while compaction moved pages, {moved} in all"
-    ));
-    assert!(closes > 0, "compaction moved nothing");
+        punch_every_other_page(&fd);
+        fd
+    };
+    compacted_at_the_end(filled, drop);
 }
 
 fn two_vms() {
