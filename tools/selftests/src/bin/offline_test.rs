@@ -360,6 +360,10 @@ fn pinned_pages_stay() {
         let request = offlining(&map.block(index));
         thread::sleep(Duration::from_millis(200));
         let errno = interrupt(request);
+        // A block with a hole, as the first one is: mm looks at none of its pages.
+        if errno == libc::EINVAL {
+            continue;
+        }
         assert!(
             matches!(errno, libc::EINTR | libc::EBUSY),
             "memory{index} with pinned pages: {}",
